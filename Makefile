@@ -1,0 +1,105 @@
+# The same commands for people and for CI. Every target installs what it needs into
+# .venv, once: a stamp file remembers it until pyproject.toml or constraints.txt change.
+
+PYTHON ?= python3
+VENV ?= .venv
+ARGS ?=
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+INSTALL := $(PIP) install --quiet --constraint constraints.txt
+MANIFEST := pyproject.toml constraints.txt
+PACKAGE := --editable ".[offline,plot]"
+JUNIT := .pytest_cache/junit.xml
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+# Two installs into one environment must not run at once.
+.NOTPARALLEL:
+
+.PHONY: help
+help:  ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# Environment
+
+$(VENV)/.pip:
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PIP) install --quiet --upgrade "pip>=25.1"  # the first to know --group
+	@touch $@
+
+$(VENV)/.installed-package: $(MANIFEST) | $(VENV)/.pip
+	@echo "Installing sklearn-bert into $(VENV); the first time takes minutes"
+	@$(INSTALL) $(PACKAGE)
+	@touch $@
+
+$(VENV)/.installed-lint $(VENV)/.installed-dist: $(VENV)/.installed-%: $(MANIFEST) | $(VENV)/.pip
+	@echo "Installing the group '$*' into $(VENV)"
+	@$(INSTALL) --group $*
+	@touch $@
+
+$(VENV)/.installed-tests $(VENV)/.installed-docs: $(VENV)/.installed-%: $(MANIFEST) | $(VENV)/.pip
+	@echo "Installing sklearn-bert and the group '$*' into $(VENV); the first time takes minutes"
+	@$(INSTALL) $(PACKAGE) --group $*
+	@touch $@
+
+.PHONY: install
+install: $(VENV)/.installed-tests  ## Install the package, editable, and what the tests need into .venv
+
+# Use
+
+.PHONY: demo
+demo: $(VENV)/.installed-package  ## Run the demo: needs no network once installed
+	$(BIN)/python -m sklearn_bert demo
+
+# Checks. HF_HUB_OFFLINE=0 make test ARGS="-m hub" runs what needs the hub.
+
+test test-fast coverage docs: export HF_HUB_OFFLINE ?= 1
+test test-fast coverage docs: export TOKENIZERS_PARALLELISM ?= false
+test test-fast coverage docs: export MPLBACKEND ?= Agg
+
+# pytest exits 0 when every test was skipped: that is no test run.
+PYTEST = $(BIN)/python -m pytest --junitxml=$(JUNIT)
+EXECUTED = @$(BIN)/python -c "import sys; from xml.etree import ElementTree; \
+	s = ElementTree.parse('$(JUNIT)').find('testsuite').attrib; \
+	sys.exit(s['tests'] == s['skipped'] and 'no test was executed')"
+
+.PHONY: test
+test: $(VENV)/.installed-tests  ## Run all tests and doctests; ARGS="-k store -x" goes to pytest
+	$(PYTEST) $(ARGS)
+	$(EXECUTED)
+
+.PHONY: test-fast
+test-fast: $(VENV)/.installed-tests  ## Run the tests that are not marked slow
+	$(PYTEST) -m "not slow and not hub" $(ARGS)
+	$(EXECUTED)
+
+.PHONY: coverage
+coverage: $(VENV)/.installed-tests  ## Run all tests and report the lines and branches missed
+	$(PYTEST) --cov --cov-report=term-missing --cov-report=xml $(ARGS)
+	$(EXECUTED)
+
+.PHONY: lint
+lint: $(VENV)/.installed-lint  ## Check style and formatting (ruff)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+.PHONY: types
+types: $(VENV)/.installed-lint $(VENV)/.installed-package  ## Check types (mypy)
+	$(BIN)/mypy
+
+.PHONY: docs
+docs: $(VENV)/.installed-docs  ## Build the site into docs/_build/html; warnings are errors
+	@rm -rf docs/api  # generated; a page of a name that is gone would be an orphan
+	$(BIN)/python -m sphinx -W --keep-going -n -b html docs docs/_build/html
+
+.PHONY: dist
+dist: $(VENV)/.installed-dist  ## Build the wheel and the source archive into dist/
+	@rm -rf dist
+	$(BIN)/python -m build
+
+.PHONY: clean
+clean:  ## Remove everything built or cached, except .venv
+	rm -rf dist docs/_build docs/api docs/gallery
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.* coverage.xml
+	find . -name $(notdir $(VENV)) -prune -o -name __pycache__ -type d -exec rm -rf {} +
