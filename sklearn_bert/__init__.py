@@ -1,0 +1,27 @@
+"""BERT features for scikit-learn: encode once, then search everything else.
+
+Importing this package imports neither torch nor transformers; they are loaded when a
+text has to be encoded.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+__all__ = ["BertVectorizer", "__version__"]
+
+if TYPE_CHECKING:
+    from .vectorizer import BertVectorizer
+
+_HOMES = {"BertVectorizer": "vectorizer"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        from importlib import import_module
+
+        return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

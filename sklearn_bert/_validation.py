@@ -1,0 +1,178 @@
+"""What counts as a text, a row and a parameter value: the single gate.
+
+Every estimator reads its ``X`` through `check_texts` and its parameters through the
+``check_*`` functions below, so that an error is worded once. This module knows nothing
+of encoders or stores, imports nothing of the package, and never turns texts into a
+fixed-width array (one long text in a million rows would cost 80 GB).
+
+Level 0 of the module map: any module may import it.
+"""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from typing import Any
+
+import numpy as np
+
+__all__ = [
+    "check_bool",
+    "check_choice",
+    "check_integer",
+    "check_texts",
+    "is_integer",
+]
+
+_ONE_COLUMN = (
+    "Pass one column of texts: a list, a Series, an array of shape (n_texts,) or "
+    "(n_texts, 1), or a frame with one column."
+)
+
+
+def check_texts(X: Any, *, missing: str = "raise") -> list[str]:
+    """Read one column of texts from any usual container.
+
+    Parameters
+    ----------
+    X : iterable of str
+        List, tuple, generator, NumPy array (object, str or StringDType), pandas or
+        polars Series, Arrow string array, or a 2-D container with exactly one column.
+    missing : {"raise", "empty"}, default="raise"
+        Whether None, NaN and ``pd.NA`` are refused or read as ``""``.
+
+    Returns
+    -------
+    list of str
+        One plain ``str`` per row, in the order given.
+
+    Raises
+    ------
+    TypeError
+        A row is not a ``str``; the message names the row.
+    ValueError
+        `X` is a bare string, has more than one column, or holds a missing value.
+    """
+    rows = _rows(X)
+    for i, row in enumerate(rows):
+        if type(row) is str:
+            continue
+        if isinstance(row, str):  # np.str_
+            rows[i] = str(row)
+        elif _is_missing(row):
+            if missing != "empty":
+                raise ValueError(
+                    f"X must hold str only, got a missing value ({row!r}) in row {i}; "
+                    'pass missing="empty" to read it as "".'
+                )
+            rows[i] = ""
+        else:
+            raise TypeError(
+                f"X must hold str only, got {type(row).__name__} in row {i}: "
+                f"{_shorten(row)}. {_cure(row)}"
+            )
+    return rows
+
+
+def _rows(X: Any) -> list[Any]:
+    """Return the rows of the one column of X as a new list."""
+    if isinstance(X, str):
+        raise ValueError(
+            "Iterable over raw text documents expected, string object received. "
+            "Pass [text] to encode one text."
+        )
+    if isinstance(X, (bytes, Mapping, Set)) or not (
+        isinstance(X, Iterable) or hasattr(X, "__array__")
+    ):
+        raise TypeError(
+            f"X must be a column of texts, got {type(X).__name__}. {_ONE_COLUMN}"
+        )
+    if isinstance(X, (list, tuple, Iterator)):
+        return list(X)
+
+    shape = getattr(X, "shape", None)
+    if shape is not None and len(shape) != 1:
+        if len(shape) != 2 or shape[1] != 1:
+            raise ValueError(
+                f"X must be one column of texts, got {type(X).__name__} of shape "
+                f"{tuple(shape)}. {_ONE_COLUMN}"
+            )
+        X = _only_column(X)
+    for to_list in ("tolist", "to_list", "to_pylist"):  # NumPy/pandas, polars, Arrow
+        if hasattr(X, to_list):
+            return list(getattr(X, to_list)())
+    return list(X)
+
+
+def _only_column(X: Any) -> Any:
+    if hasattr(X, "iloc"):  # pandas
+        return X.iloc[:, 0]
+    if hasattr(X, "to_series"):  # polars
+        return X.to_series(0)
+    if hasattr(X, "column"):  # Arrow table
+        return X.column(0)
+    if isinstance(X, np.ndarray):
+        return X[:, 0]
+    raise TypeError(
+        f"X must be a column of texts, got {type(X).__name__}. {_ONE_COLUMN}"
+    )
+
+
+def _is_missing(value: Any) -> bool:
+    """Whether value is None, a NaN of any kind, ``pd.NA`` or ``pd.NaT``."""
+    if value is None or type(value).__name__ in ("NAType", "NaTType"):
+        return True
+    return isinstance(value, (numbers.Real, np.datetime64)) and bool(value != value)
+
+
+def _shorten(value: Any, limit: int = 60) -> str:
+    text = repr(value)
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def _cure(row: Any) -> str:
+    if isinstance(row, bytes):
+        return 'Decode it first, as in row.decode("utf-8").'
+    if isinstance(row, (Sequence, np.ndarray)):
+        return _ONE_COLUMN
+    return "Convert the column with str first if these values are meant as text."
+
+
+def is_integer(value: Any) -> bool:
+    """Whether value is an integer, NumPy's included, and not a bool."""
+    return isinstance(value, numbers.Integral) and not isinstance(
+        value, (bool, np.bool_)
+    )
+
+
+def check_choice(name: str, value: Any, choices: Iterable[Any]) -> Any:
+    """Return value if it is one of choices, else raise ValueError."""
+    choices = list(choices)
+    for choice in choices:
+        same_kind = isinstance(value, str) and isinstance(choice, str)
+        if value is choice or (same_kind and value == choice):
+            return choice
+    options = ", ".join(repr(choice) for choice in choices)
+    raise ValueError(f"{name} must be one of {options}, got {value!r}.")
+
+
+def check_bool(name: str, value: Any) -> bool:
+    """Return value as a bool if it is one, else raise TypeError."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} must be True or False, got {value!r}.")
+    return bool(value)
+
+
+def check_integer(
+    name: str, value: Any, *, minimum: int | None = None, unit: str = ""
+) -> int:
+    """Return value as an int of at least minimum, else raise."""
+    if not is_integer(value):
+        raise TypeError(
+            f"{name} must be an integer{unit and f' ({unit})'}, got {value!r}."
+        )
+    if minimum is not None and value < minimum:
+        raise ValueError(
+            f"{name} must be at least {minimum}{unit and f' ({unit})'}, got {value!r}."
+        )
+    return int(value)
