@@ -1,0 +1,171 @@
+"""From token states to one vector per text, before the store.
+
+Each pooling is one small function of a padded batch of token states and the mask of
+the tokens that count; padding never counts. The functions use tensor methods only, so
+importing this module does not import torch. Also here: which poolings exist, which are
+cheap enough to be stored with every pass, and how the vectors of the windows of one
+long text become one vector.
+
+To add a pooling: write its function, enter it in `POOLINGS`, say in `aggregate` how
+windows combine, and add it to the naive reference of the tests.
+
+Level 1 of the module map: imports only `_validation`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ._validation import check_choice
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = [
+    "CHEAP_POOLINGS",
+    "POOLINGS",
+    "aggregate",
+    "check_pooling",
+    "column_name",
+    "pool",
+    "split_column",
+]
+
+FloatArray = NDArray[np.float32]
+
+CHEAP_POOLINGS = ("cls", "mean", "max")
+"""Poolings that a pass stores for every layer: they cost less than 1 % of it."""
+
+
+# In all of these: states (n_texts, n_tokens, width) in float32, counted (n_texts,
+# n_tokens) as 0.0 and 1.0, received (n_texts, n_tokens) or None, and the answer has
+# shape (n_texts, width). A text of which no token counts gets zeros.
+
+
+def _mean(states: Tensor, counted: Tensor, received: Tensor | None) -> Tensor:
+    total = (states * counted.unsqueeze(-1)).sum(dim=1)
+    return total / counted.sum(dim=1, keepdim=True).clamp(min=1.0)
+
+
+def _mean_sqrt_len(states: Tensor, counted: Tensor, received: Tensor | None) -> Tensor:
+    total = (states * counted.unsqueeze(-1)).sum(dim=1)
+    return total / counted.sum(dim=1, keepdim=True).clamp(min=1.0).sqrt()
+
+
+def _max(states: Tensor, counted: Tensor, received: Tensor | None) -> Tensor:
+    hidden = counted.unsqueeze(-1) == 0
+    largest = states.masked_fill(hidden, -float("inf")).amax(dim=1)
+    return largest.masked_fill(largest == -float("inf"), 0.0)
+
+
+def _attention(states: Tensor, counted: Tensor, received: Tensor | None) -> Tensor:
+    assert received is not None
+    weights = received * counted
+    weights = weights / weights.sum(dim=1, keepdim=True).clamp(min=1e-12)
+    return (states * weights.unsqueeze(-1)).sum(dim=1)
+
+
+POOLINGS: dict[str, Callable[..., Any] | None] = {
+    "cls": None,  # one token or the checkpoint's own head: the encoder picks them
+    "mean": _mean,
+    "max": _max,
+    "mean_sqrt_len": _mean_sqrt_len,
+    "attention": _attention,
+    "pooler": None,
+}
+
+
+def pool(name: str, states: Tensor, counted: Tensor, received: Tensor | None) -> Tensor:
+    """Pool a padded batch.
+
+    Parameters
+    ----------
+    name : str
+        A key of `POOLINGS` other than "cls" and "pooler".
+    states : Tensor of shape (n_texts, n_tokens, width)
+        Token states of one layer, float32.
+    counted : Tensor of shape (n_texts, n_tokens)
+        1.0 where a token counts, 0.0 for padding and for tokens left out.
+    received : Tensor of shape (n_texts, n_tokens) or None
+        Attention received per token, averaged over heads and queries.
+
+    Returns
+    -------
+    Tensor of shape (n_texts, width)
+    """
+    function = POOLINGS[name]
+    assert function is not None
+    pooled: Tensor = function(states, counted, received)
+    return pooled
+
+
+def aggregate(name: str, vectors: FloatArray, counts: NDArray[np.int64]) -> FloatArray:
+    """Combine the pooled vectors of the windows of one text.
+
+    Means are weighted by how many tokens each window counts, so that one window gives
+    exactly the plain answer; "max" takes the maximum, "cls" and "pooler" the mean.
+
+    Parameters
+    ----------
+    name : str
+        A key of `POOLINGS`.
+    vectors : ndarray of shape (..., n_windows, width)
+    counts : ndarray of shape (n_windows,)
+        Tokens that count, per window.
+
+    Returns
+    -------
+    ndarray of shape (..., width)
+    """
+    filled = counts > 0
+    if vectors.shape[-2] == 1 or not (filled.any() or name in ("cls", "pooler")):
+        combined = vectors[..., 0, :]
+    elif name in ("cls", "pooler"):
+        combined = vectors.mean(axis=-2)
+    elif name == "max":
+        combined = vectors[..., filled, :].max(axis=-2)
+    else:
+        tokens = counts[filled].astype(np.float32)
+        weights = np.sqrt(tokens / tokens.sum())
+        if name != "mean_sqrt_len":
+            weights = tokens / tokens.sum()
+        combined = (vectors[..., filled, :] * weights[:, np.newaxis]).sum(axis=-2)
+    return np.asarray(combined, dtype=np.float32)
+
+
+def check_pooling(pooling: Any) -> tuple[str, ...] | str:
+    """Return the poolings named as a tuple, or "auto"."""
+    if isinstance(pooling, str):
+        if pooling == "auto":
+            return "auto"
+        return (check_choice("pooling", pooling, ["auto", *POOLINGS]),)
+    if not isinstance(pooling, (Sequence, np.ndarray)) or len(pooling) == 0:
+        raise TypeError(
+            "pooling must be one of "
+            + ", ".join(map(repr, ["auto", *POOLINGS]))
+            + ", or a non-empty sequence of these names without 'auto', "
+            + f"got {pooling!r}."
+        )
+    names = tuple(
+        check_choice(f"pooling[{i}]", name, POOLINGS) for i, name in enumerate(pooling)
+    )
+    if len(set(names)) < len(names):
+        raise ValueError(f"pooling must not name a pooling twice, got {pooling!r}.")
+    return names
+
+
+def column_name(pooling: str, special_tokens: bool) -> str:
+    """Name the stored column: "mean", or "mean-content" without special tokens."""
+    if special_tokens or pooling in ("cls", "pooler"):
+        return pooling
+    return pooling + "-content"
+
+
+def split_column(column: str) -> tuple[str, bool]:
+    """Return the pooling and the special_tokens that `column_name` was given."""
+    pooling, _, content = column.partition("-")
+    return pooling, not content
