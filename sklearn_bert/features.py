@@ -1,0 +1,617 @@
+"""Where encoder and store meet: texts in, blocks of frozen features out.
+
+`iter_features` collapses duplicates, reads what the store has, has the encoder compute
+the rest window by window, keeps it, and hands out blocks with the rows they belong to,
+so that a caller writes its own output in place and memory stays bounded. The key of a
+stored row is decided here and nowhere else: the *space* (encoder files, precision and
+the like), the text, and how the text was cut.
+
+Torch is not imported unless a text has to be encoded.
+
+Level 3 of the module map: imports `checkpoint`, `pooling`, `store` and, for a text that
+has to be encoded, `encoder`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+import time
+import warnings
+from collections import OrderedDict
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import joblib
+import numpy as np
+from numpy.typing import NDArray
+
+from .checkpoint import Checkpoint
+from .pooling import CHEAP_POOLINGS, column_name, split_column
+from .store import FORMAT, FeatureStore, Hits, Keys, store_location
+
+if TYPE_CHECKING:
+    from .encoder import Encoded, Plan
+
+__all__ = ["WORK", "Engine", "Request", "Work", "features", "iter_features"]
+
+_NUMBERS = 1  # raise it when a change of ours moves the numbers beyond float noise
+_WINDOW_TEXTS = 512  # texts per claim and shard: one to two seconds of work on a CPU
+_WINDOW_BYTES = 64 * 2**20
+_READ_BYTES = 32 * 2**20
+_LARGE_BYTES = 2**30
+_REMEMBERED = 200_000  # texts counted to notice that they are encoded again and again
+
+Indices = NDArray[np.intp]
+FloatArray = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What decides the numbers.
+
+    Attributes
+    ----------
+    checkpoint : Checkpoint
+    poolings : tuple of str
+    layers : tuple of int
+        Between 0 and n_layers.
+    special_tokens : bool
+    max_length : int or None
+        In tokens, special ones included.
+    overflow : {"truncate", "chunk", "raise"}
+    stride : int
+        Tokens that consecutive windows share, for overflow="chunk".
+    prompt : str
+    include_prompt : bool
+    dtype : str
+    """
+
+    checkpoint: Checkpoint
+    poolings: tuple[str, ...]
+    layers: tuple[int, ...]
+    special_tokens: bool
+    max_length: int | None
+    overflow: str
+    stride: int
+    prompt: str
+    include_prompt: bool
+    dtype: str
+
+    @property
+    def wanted(self) -> dict[str, tuple[int, ...]]:
+        """The layers wanted per column."""
+        return {
+            column_name(pooling, self.special_tokens): self.layers
+            for pooling in self.poolings
+        }
+
+    @property
+    def space(self) -> str:
+        """Name everything that changes the numbers but the text and the column."""
+        facts = {
+            "numbers": _NUMBERS,
+            "encoder": self.checkpoint.fingerprint,
+            "dtype": self.dtype,
+            "lower_case": self.checkpoint.declared.lower_case,
+            "excluded_prompt": "" if self.include_prompt else self.prompt,
+        }
+        digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+        return f"v{FORMAT}-{digest[:32]}"
+
+    def cut(self) -> str:
+        """Name how a text that is too long is cut."""
+        if self.overflow == "chunk":
+            return f"chunk {self.max_length} {self.stride}"
+        return f"truncate {self.max_length}"
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What decides where and how fast the numbers are made, never the numbers."""
+
+    memory: Any = None
+    store_layers: str = "all"
+    device: str = "auto"
+    batch_size: int | None = None
+    n_jobs: int | None = None
+    verbose: bool = False
+
+
+@dataclass
+class Work:
+    """What this process has encoded so far (texts read from a store do not count)."""
+
+    n_texts: int = 0
+    n_tokens: int = 0
+    n_passes: int = 0
+    seconds: float = 0.0
+
+    def since(self, before: Work) -> Work:
+        """Return the work done since a copy was taken."""
+        return Work(
+            self.n_texts - before.n_texts,
+            self.n_tokens - before.n_tokens,
+            self.n_passes - before.n_passes,
+            self.seconds - before.seconds,
+        )
+
+    def copy(self) -> Work:
+        """Return the present counts."""
+        return Work(self.n_texts, self.n_tokens, self.n_passes, self.seconds)
+
+
+WORK = Work()
+
+
+def features(texts: list[str], request: Request, engine: Engine) -> FloatArray:
+    """Return all blocks at once, shape (n_texts, n_poolings, n_layers, width)."""
+    shape = (
+        len(texts),
+        len(request.poolings),
+        len(request.layers),
+        request.checkpoint.width,
+    )
+    out = np.empty(shape, dtype=np.float32)
+    for rows, block in iter_features(texts, request, engine):
+        out[rows] = block
+    return out
+
+
+def iter_features(
+    texts: list[str], request: Request, engine: Engine
+) -> Iterator[tuple[Indices, FloatArray]]:
+    """Yield frozen features block by block, each row once, in no particular order.
+
+    Parameters
+    ----------
+    texts : list of str
+    request : Request
+    engine : Engine
+
+    Yields
+    ------
+    rows : ndarray of shape (n_rows,)
+        Positions in `texts`.
+    block : ndarray of shape (n_rows, n_poolings, n_layers, width), float32
+
+    Warns
+    -----
+    UserWarning
+        Once per call, with counts, if texts were cut (overflow="truncate").
+    """
+    distinct: dict[str, int] = {}
+    inverse = np.fromiter(
+        (distinct.setdefault(text, len(distinct)) for text in texts),
+        dtype=np.intp,
+        count=len(texts),
+    )
+    by_text = np.argsort(inverse, kind="stable")
+    starts = np.searchsorted(inverse[by_text], np.arange(len(distinct) + 1))
+    repeats = np.diff(starts)
+    run = _Run([request.prompt + text for text in distinct], request, engine)
+    if request.overflow == "raise":
+        run.refuse_long(first_rows=by_text[starts[:-1]])
+    n_tokens = np.zeros(len(distinct), dtype=np.int64)
+    for which, lengths, block in run:
+        n_tokens[which] = lengths
+        if len(distinct) == len(texts):
+            yield by_text[starts[which]], block
+            continue
+        expand = np.repeat(np.arange(len(which)), repeats[which])
+        rows = np.concatenate([by_text[starts[i] : starts[i + 1]] for i in which])
+        yield rows, block[expand]
+    if request.overflow == "truncate":
+        _warn_if_cut(n_tokens[inverse], request.max_length)
+
+
+def _warn_if_cut(n_tokens: NDArray[np.int64], max_length: int | None) -> None:
+    if max_length is None:
+        return
+    excess = n_tokens[n_tokens > max_length] - max_length
+    if not len(excess):
+        return
+    share = 100.0 * excess.sum() / n_tokens.sum()
+    warnings.warn(
+        f"{len(excess)} of {len(n_tokens)} texts are longer than "
+        f"max_length={max_length} tokens and were cut; {share:.1f} % of all tokens are "
+        f"lost (the longest text has {n_tokens.max()}). Pass overflow='chunk' to use "
+        "whole texts, or overflow='raise' to refuse them.",
+        UserWarning,
+        stacklevel=_outside(),
+    )
+
+
+def _outside() -> int:
+    """Return the stacklevel of the first frame outside the libraries."""
+    import sys
+
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None:
+        name = frame.f_globals.get("__name__", "")
+        if not name.startswith(("sklearn_bert.", "sklearn.", "joblib.")):
+            break
+        frame, level = frame.f_back, level + 1
+    return level
+
+
+class _Run:
+    """One call: iterate over (which texts, their token counts, their block)."""
+
+    def __init__(self, texts: list[str], request: Request, engine: Engine) -> None:
+        self.texts = texts
+        self.request = request
+        self.engine = engine
+        self.store: FeatureStore | None = None
+        location = store_location(engine.memory)
+        if location is not None and texts:
+            self.store = _get_store(location, request)
+            self.store.reopen()
+        self._whole: Keys | None = None
+        self._cut: Keys | None = None
+
+    @property
+    def whole_keys(self) -> Keys:
+        """Keys of the texts as a whole."""
+        if self._whole is None:
+            self._whole = _hash(self.texts, b"")
+        return self._whole
+
+    @property
+    def cut_keys(self) -> Keys:
+        """Keys of the texts as the limit cuts them."""
+        if self._cut is None:
+            self._cut = _hash(self.texts, self.request.cut().encode())
+        return self._cut
+
+    def __iter__(self) -> Iterator[tuple[Indices, NDArray[np.int32], FloatArray]]:
+        if not self.texts:
+            return
+        if self.store is None:
+            yield from self._without_store()
+        else:
+            yield from self._with_store(self.store)
+
+    # Encoding
+
+    @property
+    def _stored(self) -> dict[str, tuple[int, ...]]:
+        """The layers per column that one pass computes."""
+        wanted = self.request.wanted
+        if self.store is None or self.engine.store_layers == "requested":
+            return wanted
+        n_layers = self.request.checkpoint.n_layers
+        every = tuple(range(n_layers + 1))
+        columns = {
+            column_name(pooling, self.request.special_tokens): every
+            for pooling in CHEAP_POOLINGS
+        }
+        for column in wanted:
+            pooling, _ = split_column(column)
+            columns[column] = {"attention": every[1:], "pooler": every[-1:]}.get(
+                pooling, every
+            )
+        return columns
+
+    def _plan(self) -> Plan:
+        from .encoder import Plan
+
+        request, columns = self.request, self._stored
+        return Plan(
+            columns=columns,
+            max_length=request.max_length,
+            stride=request.stride if request.overflow == "chunk" else None,
+            excluded_prompt="" if request.include_prompt else request.prompt,
+            batch_size=self.engine.batch_size,
+            optional=frozenset(columns) - frozenset(request.wanted),
+        )
+
+    def _bytes_per_text(self) -> int:
+        n_vectors = sum(len(layers) for layers in self._stored.values())
+        return 4 * self.request.checkpoint.width * n_vectors + 20
+
+    def _window(self) -> int:
+        fits = _WINDOW_BYTES // self._bytes_per_text()
+        return int(max(32, min(_WINDOW_TEXTS, fits)))
+
+    def _longest_first(self, which: Indices) -> Indices:
+        """Order texts by characters, so that windows hold texts of like length."""
+        lengths = np.array([len(self.texts[i]) for i in which])
+        # Ties by key: the order of the texts given must not change the batches.
+        return which[np.lexsort((self.whole_keys[which], -lengths))]
+
+    def _encode(self, windows: list[Indices]) -> Iterator[tuple[Indices, Encoded]]:
+        """Encode windows, in worker processes where joblib is told so."""
+        from .encoder import encode
+
+        request, engine, plan = self.request, self.engine, self._plan()
+        tasks = (
+            joblib.delayed(encode)(
+                request.checkpoint, engine.device, request.dtype,
+                [self.texts[i] for i in window], plan,
+            )
+            for window in windows
+        )  # fmt: skip
+        n_workers = min(joblib.effective_n_jobs(engine.n_jobs), len(windows))
+        parallel = joblib.Parallel(
+            n_jobs=n_workers if n_workers > 1 else 1, return_as="generator"
+        )
+        before = time.perf_counter()
+        for window, encoded in zip(windows, parallel(tasks), strict=True):
+            now = time.perf_counter()
+            WORK.n_texts += len(window)
+            WORK.n_tokens += encoded.n_tokens_run
+            WORK.n_passes += encoded.n_passes
+            WORK.seconds += now - before
+            yield window, encoded
+            before = time.perf_counter()
+
+    def _block(self, encoded: Encoded) -> FloatArray:
+        """Return the requested part, shape (n_texts, n_poolings, n_layers, width)."""
+        stored = self._stored
+        block = np.empty(
+            (
+                len(encoded.n_tokens),
+                len(self.request.poolings),
+                len(self.request.layers),
+                self.request.checkpoint.width,
+            ),
+            dtype=np.float32,
+        )
+        for p, (column, layers) in enumerate(self.request.wanted.items()):
+            for i, layer in enumerate(layers):
+                block[:, p, i] = encoded.columns[column][stored[column].index(layer)]
+        return block
+
+    def _without_store(self) -> Iterator[tuple[Indices, NDArray[np.int32], FloatArray]]:
+        order = self._longest_first(np.arange(len(self.texts)))
+        size = self._window()
+        windows = [order[start : start + size] for start in range(0, len(order), size)]
+        before = WORK.copy()
+        with _progress(len(order), self.engine.verbose) as bar:
+            for window, encoded in self._encode(windows):
+                bar.update(len(window))
+                yield window, encoded.n_tokens, self._block(encoded)
+        _notice_repeats(self.whole_keys, self.request, WORK.since(before).seconds)
+
+    def refuse_long(self, first_rows: Indices) -> None:
+        """Raise before any forward pass if a text is longer than max_length."""
+        limit = self.request.max_length
+        if limit is None or not self.texts:
+            return
+        n_tokens = np.zeros(len(self.texts), dtype=np.int64)
+        unknown = np.arange(len(self.texts))
+        if self.store is not None:
+            for keys in (self.whole_keys, self.cut_keys):
+                for hits in self.store.find(
+                    keys[unknown], self.request.wanted
+                ).values():
+                    n_tokens[unknown[hits.found]] = hits.n_tokens[hits.found]
+                unknown = np.flatnonzero(n_tokens == 0)
+        if len(unknown):
+            from .encoder import get_encoder, resolve_device
+
+            encoder = get_encoder(
+                self.request.checkpoint,
+                resolve_device(self.engine.device),
+                self.request.dtype,
+            )
+            for start in range(0, len(unknown), _WINDOW_TEXTS):
+                part = unknown[start : start + _WINDOW_TEXTS]
+                n_tokens[part] = encoder.count_tokens([self.texts[i] for i in part])
+        too_long = np.flatnonzero(n_tokens > limit)
+        if len(too_long):
+            row = first_rows[too_long].min()
+            worst = n_tokens[too_long].max()
+            raise ValueError(
+                f"{len(too_long)} distinct texts are longer than max_length={limit} "
+                f"tokens (first in row {row}, longest {worst}) and overflow='raise'. "
+                "Pass overflow='truncate' or 'chunk', or shorten them."
+            )
+
+    # With a store
+
+    def _with_store(
+        self, store: FeatureStore
+    ) -> Iterator[tuple[Indices, NDArray[np.int32], FloatArray]]:
+        pending = np.arange(len(self.texts))
+        pending = yield from self._read_found(store, pending)
+        if not len(pending):
+            return
+        pending = self._longest_first(pending)
+        self._announce(store, len(pending))
+        n_workers = joblib.effective_n_jobs(self.engine.n_jobs)
+        at_most = self._window() * n_workers
+        with _progress(len(pending), self.engine.verbose) as bar:
+            while len(pending):
+                with store.claim(self.whole_keys[pending], at_most) as mine:
+                    window = pending[:at_most] if mine is None else pending[mine]
+                    store.refresh()
+                    window = window[~self._located(store, window)]
+                    blocks = list(self._encode_and_keep(store, window, n_workers))
+                for which, encoded in blocks:
+                    yield which, encoded.n_tokens, self._block(encoded)
+                done = len(pending)
+                pending = pending[~np.isin(pending, window)]
+                pending = yield from self._read_found(store, pending)
+                bar.update(done - len(pending))
+                if len(pending) == done:  # others are computing all of it
+                    store.wait(self.whole_keys[pending])
+                    store.refresh()
+        store.merge()
+
+    def _encode_and_keep(
+        self, store: FeatureStore, window: Indices, n_workers: int
+    ) -> Iterator[tuple[Indices, Encoded]]:
+        size = self._window()
+        parts = [window[start : start + size] for start in range(0, len(window), size)]
+        stored = self._stored
+        for part, encoded in self._encode(parts):
+            is_whole = np.full(len(part), True)
+            if self.request.max_length is not None:
+                is_whole = encoded.n_tokens <= self.request.max_length
+            keys = self.whole_keys[part].copy()
+            keys[~is_whole] = self.cut_keys[part[~is_whole]]
+            store.append(
+                keys,
+                encoded.n_tokens,
+                {c: (stored[c], values) for c, values in encoded.columns.items()},
+            )
+            yield part, encoded
+
+    def _lookups(
+        self, store: FeatureStore, which: Indices
+    ) -> Iterator[tuple[Indices, Indices, dict[str, Hits]]]:
+        """Yield (texts found, their positions in the hits, the hits)."""
+        limit = self.request.max_length
+        for keys in (self.whole_keys, self.cut_keys) if limit else (self.whole_keys,):
+            if not len(which):
+                return
+            hits = store.find(keys[which], self.request.wanted)
+            found = np.logical_and.reduce([h.found for h in hits.values()])
+            if keys is self.whole_keys and limit is not None:
+                found &= next(iter(hits.values())).n_tokens <= limit
+            yield which[found], np.flatnonzero(found), hits
+            which = which[~found]
+
+    def _located(self, store: FeatureStore, which: Indices) -> NDArray[np.bool_]:
+        """Return which of these texts the store has."""
+        found = [texts for texts, _, _ in self._lookups(store, which)]
+        return np.isin(which, np.concatenate(found) if found else [])
+
+    def _read_found(
+        self, store: FeatureStore, pending: Indices
+    ) -> Generator[tuple[Indices, NDArray[np.int32], FloatArray], None, Indices]:
+        """Yield what the store has of the pending texts; return the rest, in order."""
+        request = self.request
+        per_row = (
+            4 * request.checkpoint.width * len(request.layers) * len(request.poolings)
+        )
+        size = max(1, _READ_BYTES // per_row)
+        done = np.zeros(len(self.texts), dtype=bool)
+        is_intact = False
+        while not is_intact:
+            is_intact = True
+            for texts, positions, hits in self._lookups(store, pending[~done[pending]]):
+                for start in range(0, len(texts), size):
+                    part = texts[start : start + size]
+                    where = positions[start : start + size]
+                    shape = (
+                        len(part), len(request.poolings), len(request.layers),
+                        request.checkpoint.width,
+                    )  # fmt: skip
+                    block = np.empty(shape, dtype=np.float32)
+                    is_intact = all(
+                        store.read(hits[column], where, column, layers, block[:, p])
+                        for p, (column, layers) in enumerate(request.wanted.items())
+                    )
+                    if not is_intact:
+                        break
+                    done[part] = True
+                    first = next(iter(hits.values()))
+                    yield part, first.n_tokens[where], block
+                if not is_intact:
+                    break
+        return pending[~done[pending]]
+
+    def _announce(self, store: FeatureStore, n_texts: int) -> None:
+        """Warn, once per store and process, before it grows beyond a gigabyte."""
+        growth = n_texts * self._bytes_per_text()
+        with _stores_lock:
+            if store.directory in _announced:
+                return
+            if growth < _LARGE_BYTES // 100:
+                return
+            total = growth + store.info()["n_bytes"]
+            if total < _LARGE_BYTES:
+                return
+            _announced.add(store.directory)
+        advice = (
+            " Pass store_layers='requested' to keep only the layers and poolings asked "
+            "for, or bound the store with Memory.reduce_size."
+            if self.engine.store_layers == "all"
+            else " Memory.reduce_size bounds the store."
+        )
+        warnings.warn(
+            f"The store grows by {growth / 1e9:.1f} GB to {total / 1e9:.1f} GB "
+            f"({self._bytes_per_text() / 1e3:.1f} kB per text, {n_texts} new texts) in "
+            f"{store.directory}.{advice}",
+            UserWarning,
+            stacklevel=_outside(),
+        )
+
+
+_announced: set[Any] = set()
+_stores: OrderedDict[tuple[str, str], FeatureStore] = OrderedDict()
+_stores_lock = threading.Lock()
+
+
+def _get_store(location: str, request: Request) -> FeatureStore:
+    """Return this process's view of a store, so that files are checked once."""
+    key = (location, request.space)
+    checkpoint = request.checkpoint
+    with _stores_lock:
+        if key not in _stores:
+            _stores[key] = FeatureStore(
+                location,
+                request.space,
+                {
+                    "model": checkpoint.name,
+                    "model_type": checkpoint.model_type,
+                    "encoder": checkpoint.fingerprint,
+                    "n_layers": checkpoint.n_layers,
+                    "width": checkpoint.width,
+                    "dtype": request.dtype,
+                },
+            )
+            while len(_stores) > 16:
+                _stores.popitem(last=False)
+        _stores.move_to_end(key)
+        return _stores[key]
+
+
+def _hash(texts: list[str], cut: bytes) -> Keys:
+    """Return the 16-byte keys of texts, shape (n_texts,)."""
+    keys = np.empty(len(texts), dtype="S16")
+    make = hashlib.blake2b(digest_size=16, person=b"sklearn_bert", key=cut)
+    for i, text in enumerate(texts):
+        state = make.copy()
+        state.update(text.encode("utf-8", "surrogatepass"))
+        keys[i] = state.digest()
+    return keys
+
+
+def _progress(total: int, verbose: bool) -> Any:
+    from tqdm.auto import tqdm
+
+    return tqdm(total=total, desc="encoding", unit="text", disable=not verbose)
+
+
+_encoded_before: dict[str, dict[bytes, int]] = {}
+_has_noticed = False
+
+
+def _notice_repeats(keys: Keys, request: Request, seconds: float) -> None:
+    """Say once that texts are encoded for the third time, and how to avoid it."""
+    global _has_noticed
+    counts = _encoded_before.setdefault(request.space, {})
+    if _has_noticed:
+        return
+    n_third = 0
+    for key in keys.tolist():
+        if key in counts or len(counts) < _REMEMBERED:
+            counts[key] = counts.get(key, 0) + 1
+            n_third += counts[key] == 3
+    if n_third:
+        _has_noticed = True
+        counts.clear()
+        saved = 2 * seconds * n_third / len(keys)
+        warnings.warn(
+            f"{n_third} texts were encoded for the third time in this process. Pass "
+            "memory='some/directory' to keep their features: that would have saved "
+            f"about {saved:.1f} seconds so far, and all of it next time.",
+            UserWarning,
+            stacklevel=_outside(),
+        )

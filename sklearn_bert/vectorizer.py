@@ -1,0 +1,566 @@
+"""`BertVectorizer`: texts in, frozen BERT features out.
+
+The estimator holds parameters and, once fitted, what they resolved to; never weights.
+It reads texts through `_validation`, asks `features` for frozen features, and combines
+layers as `layers` says. It does not know how texts are encoded or stored.
+
+Level 4 of the module map: imports `_validation`, `checkpoint`, `features`, `layers`,
+`pooling` and `store`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Any
+
+import numpy as np
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.utils.validation import check_is_fitted
+
+from ._validation import (
+    check_bool,
+    check_choice,
+    check_integer,
+    check_texts,
+    is_integer,
+)
+from .checkpoint import DEFAULT_MODEL, Checkpoint, find_checkpoint
+from .features import Engine, Request, features, iter_features
+from .layers import (
+    ScalarMix,
+    check_combination,
+    check_layer,
+    coefficients,
+    combine,
+    feature_names,
+    fit_scalar_mix,
+    resolve_layers,
+)
+from .pooling import POOLINGS, check_pooling
+from .store import store_location
+
+__all__ = ["BertVectorizer"]
+
+_DTYPES = ("auto", "float32", "bfloat16", "float16")
+_DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
+# Parameters that decide the numbers: changing one after fit calls for fit again.
+_DECISIVE = (
+    "model", "layer", "layer_combination", "pooling", "special_tokens", "normalize",
+    "max_length", "overflow", "stride", "prompt", "dtype", "revision",
+)  # fmt: skip
+
+
+class BertVectorizer(TransformerMixin, BaseEstimator):
+    """Turn texts into features with a frozen BERT-family encoder.
+
+    Each text becomes one vector: the encoder's token states at the layers asked for,
+    pooled over tokens. The encoder is never trained, so a text's vector is computed
+    once and can be kept on disk (`memory`): a grid search over layers, poolings,
+    combinations, folds and classifiers then costs one forward pass per distinct text.
+    With the default parameters the result equals ``SentenceTransformer(model).encode``.
+
+    Parameters
+    ----------
+    model : str, default="sentence-transformers/all-MiniLM-L6-v2"
+        Name on the Hugging Face Hub, for example ``"google-bert/bert-base-uncased"``,
+        or a directory written by ``save_pretrained``. Looked for as a directory, in the
+        hub cache, in the ``offline`` extra (the default model only), then on the hub.
+    layer : int, sequence of int, or "all", default=-1
+        0 is the embedding output, k the output of block k; negative numbers count from
+        the end. Layers above the highest one named are not run unless `memory` keeps
+        them for later.
+    layer_combination : {"concat", "mean", "sum", "scalar_mix"} or sequence of float, \
+default="concat"
+        How several layers become one vector. "scalar_mix" learns softmax weights per
+        layer and a scale from ``y`` in `fit`, on frozen features. A sequence gives one
+        fixed weight per layer.
+    pooling : {"auto", "cls", "mean", "max", "mean_sqrt_len", "attention", "pooler"} \
+or sequence of them, default="auto"
+        How the token states of a text become one vector; a sequence concatenates.
+        "auto" is what the checkpoint declares for sentence-transformers, else "mean".
+        "attention" weights each token by the attention that it receives in that layer,
+        averaged over heads and queries. "pooler" is the checkpoint's own trained head
+        on [CLS], for the last layer only.
+    special_tokens : bool, default=True
+        Whether [CLS], [SEP] and the like count in "mean", "max", "mean_sqrt_len" and
+        "attention". Padding never counts. If False, an empty text gives zeros.
+    normalize : bool or "auto", default="auto"
+        Whether each vector is scaled to unit Euclidean length; "auto" is what the
+        checkpoint declares, else False.
+    max_length : int or None, default=None
+        Longest input in tokens, special ones included. None is what the checkpoint
+        declares, else the encoder's own limit.
+    overflow : {"truncate", "chunk", "raise"}, default="truncate"
+        What happens to longer texts. "truncate" cuts them, with one warning that counts
+        the loss. "chunk" encodes overlapping windows and combines their vectors:
+        means weighted by tokens, maximum of maxima, mean of [CLS]. "raise" refuses.
+    stride : int or None, default=None
+        Tokens that consecutive windows share, for ``overflow="chunk"``, as in
+        transformers' tokenizers. None is an eighth of the maximum length.
+    prompt : str or None, default=None
+        Put before every text, for encoders trained so (``"query: "``). None is the
+        default prompt that the checkpoint declares, if any; "" is none.
+    missing : {"raise", "empty"}, default="raise"
+        Whether None, NaN and ``pd.NA`` are refused or read as "".
+    memory : None, str, path-like or joblib.Memory, default=None
+        Where frozen features are kept. Shared by all estimators, processes and runs
+        that name the same place; bounded by ``joblib.Memory.reduce_size``. None keeps
+        nothing.
+    store_layers : {"all", "requested"}, default="all"
+        What `memory` keeps of a pass: every layer under [CLS], mean and max pooling, so
+        that one pass serves a whole grid (32 kB per text for the default model, 120 kB
+        for BERT-base), or only what was asked for (1.5 and 3 kB for one layer).
+    batch_size : int or "auto", default="auto"
+        Texts per forward pass; "auto" fills batches of like length to a number of
+        tokens. Does not change results beyond float noise (1e-6).
+    device : str, default="auto"
+        "cpu", "cuda", "cuda:1", "mps"; "auto" takes a GPU if there is one. Stored
+        features are shared between devices.
+    dtype : {"float32", "bfloat16", "float16", "auto"}, default="float32"
+        Precision of the encoder; "auto" is the checkpoint's. Features are float32 in
+        any case.
+    n_jobs : int or None, default=None
+        Worker processes that encode, as in joblib. On one CPU the default is usually
+        fastest, as torch uses all cores already; meant for ``joblib.parallel_config``
+        backends that reach other machines.
+    revision : str or None, default=None
+        Branch, tag or commit on the hub.
+    local_files_only : bool, default=False
+        Whether the hub is never asked.
+    trust_remote_code : bool, default=False
+        Whether Python code in the checkpoint may be run.
+    verbose : bool, default=False
+        Whether a progress bar is shown while texts are encoded.
+
+    Attributes
+    ----------
+    layers_ : tuple of int
+        Layers used, counted from 0.
+    pooling_ : tuple of str
+        Poolings used.
+    normalize_ : bool
+        Whether vectors are normalized.
+    max_length_ : int or None
+        Longest input in tokens; None if the encoder has no limit.
+    prompt_ : str
+        What is put before each text.
+    dtype_ : str
+        Precision used.
+    n_layers_ : int
+        Number of blocks; layers are 0 to ``n_layers_``.
+    width_ : int
+        Size of one layer's vector.
+    fingerprint_ : str
+        Digest of the encoder's files. `transform` refuses to run on others.
+    layer_weights_ : ndarray of shape (n_layers,)
+        Softmax weights; only with ``layer_combination="scalar_mix"``.
+    gamma_ : float
+        Learned scale; only with ``layer_combination="scalar_mix"``.
+
+    See Also
+    --------
+    sklearn.feature_extraction.text.TfidfVectorizer : Counts instead of meaning.
+
+    Notes
+    -----
+    A stored feature is identified by the contents of the encoder's files, the tokens'
+    treatment (prompt, cut, special tokens, pooling, layer), the precision and the text;
+    not by the model's name, the device or the batch. Between two cold runs batches may
+    differ, which moves floats by about 2e-7; what is read back from a store is bitwise
+    the same.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from sklearn_bert import BertVectorizer
+    >>> from sklearn_bert.datasets import make_tiny_encoder
+    >>> encoder = make_tiny_encoder(tempfile.mkdtemp())
+    >>> vectorizer = BertVectorizer(encoder, layer=[1, 2], pooling="mean")
+    >>> vectorizer.fit_transform(["a short text", "another one"]).shape
+    (2, 64)
+    >>> vectorizer.get_feature_names_out()[[0, 63]]
+    array(['layer1_mean_0', 'layer2_mean_31'], dtype=object)
+    """
+
+    # Lets skrub's ApplyToCols and skb.apply hand over one column at a time.
+    __single_column_transformer__ = True
+
+    _doc_link_module = "sklearn_bert"
+    _doc_link_template = (
+        "https://sklearn-bert.readthedocs.io/en/stable/api/"
+        "sklearn_bert.{estimator_name}.html"
+    )
+
+    def __init__(
+        self,
+        model: str = DEFAULT_MODEL,
+        *,
+        layer: Any = -1,
+        layer_combination: Any = "concat",
+        pooling: Any = "auto",
+        special_tokens: bool = True,
+        normalize: Any = "auto",
+        max_length: int | None = None,
+        overflow: str = "truncate",
+        stride: int | None = None,
+        prompt: str | None = None,
+        missing: str = "raise",
+        memory: Any = None,
+        store_layers: str = "all",
+        batch_size: Any = "auto",
+        device: str = "auto",
+        dtype: str = "float32",
+        n_jobs: int | None = None,
+        revision: str | None = None,
+        local_files_only: bool = False,
+        trust_remote_code: bool = False,
+        verbose: bool = False,
+    ) -> None:
+        self.model = model
+        self.layer = layer
+        self.layer_combination = layer_combination
+        self.pooling = pooling
+        self.special_tokens = special_tokens
+        self.normalize = normalize
+        self.max_length = max_length
+        self.overflow = overflow
+        self.stride = stride
+        self.prompt = prompt
+        self.missing = missing
+        self.memory = memory
+        self.store_layers = store_layers
+        self.batch_size = batch_size
+        self.device = device
+        self.dtype = dtype
+        self.n_jobs = n_jobs
+        self.revision = revision
+        self.local_files_only = local_files_only
+        self.trust_remote_code = trust_remote_code
+        self.verbose = verbose
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.string = True
+        tags.input_tags.one_d_array = True
+        tags.input_tags.two_d_array = False
+        tags.transformer_tags.preserves_dtype = []
+        tags.target_tags.required = self._learns_from_y()
+        return tags
+
+    def _learns_from_y(self) -> bool:
+        return isinstance(self.layer_combination, str) and (
+            self.layer_combination == "scalar_mix"
+        )
+
+    def fit(self, X: Any, y: Any = None) -> BertVectorizer:
+        """Resolve the parameters for this encoder; learn layer weights if asked to.
+
+        Only ``layer_combination="scalar_mix"`` encodes texts here.
+
+        Parameters
+        ----------
+        X : iterable of str of shape (n_texts,)
+            Texts, or a 2-D container with one column of them.
+        y : array-like of shape (n_texts,) or (n_texts, n_outputs), default=None
+            Target, used by "scalar_mix" only.
+
+        Returns
+        -------
+        BertVectorizer
+            This estimator.
+
+        Raises
+        ------
+        ValueError, TypeError
+            A parameter or a row of `X` is not valid; the message names it.
+        """
+        self._fit(self._read_texts(X, is_fit=True), y)
+        return self
+
+    def fit_transform(self, X: Any, y: Any = None) -> Any:
+        """Fit, and return the features of the same texts, which are read once.
+
+        Parameters
+        ----------
+        X : iterable of str of shape (n_texts,)
+            Texts, or a 2-D container with one column of them.
+        y : array-like of shape (n_texts,) or (n_texts, n_outputs), default=None
+            Target, used by "scalar_mix" only.
+
+        Returns
+        -------
+        ndarray of shape (n_texts, n_features), float32
+            Or a frame, if `set_output` asks for one.
+        """
+        texts = self._read_texts(X, is_fit=True)
+        block = self._fit(texts, y)
+        if block is None:
+            return self._encode(texts)
+        return self._combine([(np.arange(len(texts)), block)], len(texts))
+
+    def transform(self, X: Any) -> Any:
+        """Return the features of texts.
+
+        Parameters
+        ----------
+        X : iterable of str of shape (n_texts,)
+            Texts, or a 2-D container with one column of them.
+
+        Returns
+        -------
+        ndarray of shape (n_texts, n_features), float32
+            Or a frame, if `set_output` asks for one.
+
+        Raises
+        ------
+        ValueError
+            The encoder's files, or a parameter that decides the features, changed since
+            `fit`.
+        """
+        check_is_fitted(self)
+        return self._encode(self._read_texts(X, is_fit=False))
+
+    def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
+        """Name every feature by layer, pooling and dimension.
+
+        Parameters
+        ----------
+        input_features : ignored
+            Present for compatibility with scikit-learn.
+
+        Returns
+        -------
+        ndarray of str objects of shape (n_features,)
+            For example "layer6_mean_0" or "layers3to6_mean_cls_17".
+        """
+        check_is_fitted(self)
+        names = feature_names(
+            self.layers_, self.pooling_, self.layer_combination_, self.width_
+        )
+        return np.array(names, dtype=object)
+
+    # The three steps, on plain lists of texts
+
+    def _read_texts(self, X: Any, *, is_fit: bool) -> list[str]:
+        """Return the texts of X; the only method that reads it."""
+        check_choice("missing", self.missing, ("raise", "empty"))
+        return check_texts(X, missing=self.missing)
+
+    def _fit(self, texts: list[str], y: Any) -> np.ndarray | None:
+        """Fit; return the frozen features if they had to be made for it."""
+        # A fit that fails is not fitted, and nothing learned earlier stays.
+        for name in ("_fitted_params", "layer_weights_", "gamma_"):
+            self.__dict__.pop(name, None)
+        if self._learns_from_y() and y is None:
+            raise ValueError(
+                f"This {type(self).__name__} estimator requires y to be passed, but "
+                "the target y is None: layer_combination='scalar_mix' learns layer "
+                "weights from y."
+            )
+        engine = self._engine()
+        checkpoint = self._checkpoint()
+        self._resolve(checkpoint)
+        self._mix: ScalarMix | None = None
+        block = None
+        if self.layer_combination_ == "scalar_mix":
+            block = features(texts, self._request(checkpoint), engine)
+            self._mix = fit_scalar_mix(block, y)
+            self.layer_weights_ = self._mix.weights
+            self.gamma_ = self._mix.gamma
+        self._fitted_params = {
+            name: _plain_repr(getattr(self, name)) for name in _DECISIVE
+        }
+        return block
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "_fitted_params")
+
+    def _encode(self, texts: list[str]) -> np.ndarray:
+        self._refuse_changes()
+        checkpoint = self._checkpoint()
+        if checkpoint.fingerprint != self.fingerprint_:
+            raise ValueError(
+                f"The files of model={self.model!r} changed since fit (fingerprint "
+                f"{checkpoint.fingerprint[:8]}, was {self.fingerprint_[:8]}); features "
+                "would not match what later steps were fitted on. Fit again."
+            )
+        blocks = iter_features(texts, self._request(checkpoint), self._engine())
+        return self._combine(blocks, len(texts))
+
+    def _combine(self, blocks: Any, n_texts: int) -> np.ndarray:
+        n_poolings, n_layers = len(self.pooling_), len(self.layers_)
+        factors = coefficients(self.layer_combination_, n_poolings, n_layers, self._mix)
+        n_vectors = n_poolings * (n_layers if factors is None else 1)
+        out = np.empty((n_texts, n_vectors * self.width_), dtype=np.float32)
+        for rows, block in blocks:
+            part = np.empty((len(rows), out.shape[1]), dtype=np.float32)
+            combine(block, factors, part)
+            if self.normalize_:
+                norms = np.linalg.norm(part, axis=1, keepdims=True)
+                part /= np.maximum(norms, 1e-12)
+            out[rows] = part
+        return out
+
+    # Parameters
+
+    def _checkpoint(self) -> Checkpoint:
+        if not isinstance(self.model, (str, os.PathLike)) or not str(self.model):
+            raise TypeError(
+                "model must be the name of a model on the Hugging Face Hub or a "
+                f"directory, got {self.model!r}."
+            )
+        if self.revision is not None and not isinstance(self.revision, str):
+            raise TypeError(f"revision must be a str or None, got {self.revision!r}.")
+        return find_checkpoint(
+            str(self.model),
+            revision=self.revision,
+            local_files_only=check_bool("local_files_only", self.local_files_only),
+            trust_remote_code=check_bool("trust_remote_code", self.trust_remote_code),
+        )
+
+    def _engine(self) -> Engine:
+        """Check the parameters that never change the numbers."""
+        store_location(self.memory)
+        if not isinstance(self.device, str) or not _DEVICE.fullmatch(self.device):
+            raise ValueError(
+                "device must be 'auto', 'cpu', 'cuda', 'cuda:<index>' or 'mps', "
+                f"got {self.device!r}."
+            )
+        batch_size: int | None = None
+        if isinstance(self.batch_size, str):
+            check_choice("batch_size", self.batch_size, ("auto",))
+        else:
+            batch_size = check_integer("batch_size", self.batch_size, minimum=1)
+        if self.n_jobs is not None and check_integer("n_jobs", self.n_jobs) == 0:
+            raise ValueError("n_jobs must not be 0; pass None, a number or -1.")
+        return Engine(
+            memory=self.memory,
+            store_layers=check_choice(
+                "store_layers", self.store_layers, ("all", "requested")
+            ),
+            device=str(self.device),
+            batch_size=batch_size,
+            n_jobs=self.n_jobs,
+            verbose=self._is_verbose(),
+        )
+
+    def _is_verbose(self) -> bool:
+        if is_integer(self.verbose):  # scikit-learn's levels: 0 is quiet
+            return check_integer("verbose", self.verbose, minimum=0) > 0
+        return check_bool("verbose", self.verbose)
+
+    def _resolve(self, checkpoint: Checkpoint) -> None:
+        """Check the parameters that decide the numbers and set what they resolve to."""
+        declared, n_layers = checkpoint.declared, checkpoint.n_layers
+        check_layer(self.layer)
+        self.layers_ = resolve_layers(self.layer, n_layers)
+        self.layer_combination_ = check_combination(
+            self.layer_combination, len(self.layers_)
+        )
+        self.pooling_ = self._resolve_pooling(checkpoint)
+        check_bool("special_tokens", self.special_tokens)
+        if isinstance(self.normalize, str):
+            check_choice("normalize", self.normalize, ("auto", True, False))
+            self.normalize_ = declared.normalize
+        else:
+            self.normalize_ = check_bool("normalize", self.normalize)
+        self.max_length_ = self._resolve_max_length(checkpoint)
+        check_choice("overflow", self.overflow, ("truncate", "chunk", "raise"))
+        self.stride_ = self._resolve_stride()
+        if self.prompt is not None and not isinstance(self.prompt, str):
+            raise TypeError(f"prompt must be a str or None, got {self.prompt!r}.")
+        self.prompt_ = declared.prompt if self.prompt is None else str(self.prompt)
+        dtype = check_choice("dtype", self.dtype, _DTYPES)
+        self.dtype_ = checkpoint.dtype if dtype == "auto" else dtype
+        self.n_layers_ = n_layers
+        self.width_ = checkpoint.width
+        self.fingerprint_ = checkpoint.fingerprint
+
+    def _resolve_pooling(self, checkpoint: Checkpoint) -> tuple[str, ...]:
+        poolings = check_pooling(self.pooling)
+        if isinstance(poolings, str):
+            declared = checkpoint.declared
+            extra = [name for name in declared.pooling if name not in POOLINGS]
+            if declared.not_served or extra:
+                raise ValueError(
+                    f"model={self.model!r} declares "
+                    f"{', '.join([*declared.not_served, *extra])} for "
+                    "sentence-transformers, which sklearn_bert does not apply, so "
+                    "pooling='auto' cannot equal it. Name a pooling, such as "
+                    "pooling='mean', to use the features before that step."
+                )
+            poolings = declared.pooling or ("mean",)
+        if "attention" in poolings and 0 in self.layers_:
+            raise ValueError(
+                "pooling='attention' needs layer >= 1: layer 0 is the embedding "
+                "output, which no attention precedes. All other layers are "
+                f"layer=list(range(1, {checkpoint.n_layers + 1}))."
+            )
+        if "pooler" in poolings and self.layers_ != (checkpoint.n_layers,):
+            raise ValueError(
+                "pooling='pooler' is a head on the last layer only; pass layer=-1, got "
+                f"layer={self.layer!r}."
+            )
+        return poolings
+
+    def _resolve_max_length(self, checkpoint: Checkpoint) -> int | None:
+        limit = checkpoint.limit
+        if self.max_length is None:
+            declared = checkpoint.declared.max_length
+            if declared is None or limit is None:
+                return declared or limit
+            return min(declared, limit)
+        max_length = check_integer(
+            "max_length", self.max_length, minimum=1, unit="tokens"
+        )
+        if limit is not None and max_length > limit:
+            raise ValueError(
+                f"max_length={max_length} is more than this encoder takes: {limit} "
+                "tokens, special ones included. Use overflow='chunk' for longer texts."
+            )
+        return max_length
+
+    def _resolve_stride(self) -> int:
+        if self.stride is None:
+            return (self.max_length_ or 0) // 8
+        stride = check_integer("stride", self.stride, minimum=0, unit="tokens")
+        if self.max_length_ is not None and stride >= self.max_length_:
+            raise ValueError(
+                f"stride={stride} must be smaller than max_length={self.max_length_}, "
+                "else windows do not advance."
+            )
+        return stride
+
+    def _request(self, checkpoint: Checkpoint) -> Request:
+        return Request(
+            checkpoint=checkpoint,
+            poolings=self.pooling_,
+            layers=self.layers_,
+            special_tokens=bool(self.special_tokens),
+            max_length=self.max_length_,
+            overflow=self.overflow,
+            stride=self.stride_,
+            prompt=self.prompt_,
+            include_prompt=checkpoint.declared.include_prompt,
+            dtype=self.dtype_,
+        )
+
+    def _refuse_changes(self) -> None:
+        """Refuse to transform with parameters that fit has not seen."""
+        for name, fitted in self._fitted_params.items():
+            current = _plain_repr(getattr(self, name))
+            if current != fitted:
+                raise ValueError(
+                    f"{name} was {fitted} in fit and is {current} now; call fit again "
+                    "after set_params."
+                )
+
+
+def _plain_repr(value: Any) -> str:
+    """Return repr, the same for equal values of NumPy and Python, list and tuple."""
+    if isinstance(value, (np.generic, np.ndarray)):
+        value = value.tolist()
+    if isinstance(value, (list, tuple, range)):
+        return f"[{', '.join(map(_plain_repr, value))}]"
+    return repr(value)
