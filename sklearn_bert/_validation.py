@@ -81,7 +81,7 @@ def _rows(X: Any) -> list[Any]:
             "Iterable over raw text documents expected, string object received. "
             "Pass [text] to encode one text."
         )
-    if isinstance(X, (bytes, Mapping, Set)) or not (
+    if isinstance(X, (bytes, bytearray, Mapping, Set)) or not (
         isinstance(X, Iterable) or hasattr(X, "__array__")
     ):
         raise TypeError(

@@ -337,13 +337,13 @@ def _encode_target(y: Any, n_texts: int) -> tuple[NDArray[np.float64], bool, boo
     y = np.asarray(y)
     if len(y) != n_texts:
         raise ValueError(f"y has {len(y)} rows for {n_texts} texts in X.")
-    kind = type_of_target(y, input_name="y")
+    kind = type_of_target(y, input_name="y", raise_unknown=True)
     if kind in ("binary", "multiclass"):
         classes, codes = np.unique(y.ravel(), return_inverse=True)
         if len(classes) < 2:
             raise ValueError(
                 "layer_combination='scalar_mix' needs at least two classes in y, "
-                f"got only {classes[0]!r}."
+                f"got one class: {classes[:1].tolist()[0]!r}."
             )
         return np.eye(len(classes))[codes], True, False
     targets = y.reshape(len(y), -1).astype(np.float64)
