@@ -193,11 +193,25 @@ def _find_directory(model: str, revision: str | None, local_files_only: bool) ->
             "config.json, weights and tokenizer files, or the name of a model on the "
             "Hugging Face Hub."
         )
-    if cached := _cached_snapshot(model, revision):
+    cached, is_known = _cached_snapshot(model, revision)
+    if cached and is_known:
         return cached
     if model == DEFAULT_MODEL and revision is None and (packaged := _packaged_copy()):
         return packaged
-    return _download(model, revision, local_files_only)
+    try:
+        return _download(model, revision, local_files_only)
+    except ValueError:
+        if cached is None:
+            raise
+    warnings.warn(
+        f"The hub cache holds the weights of {model!r} but not what it declares for "
+        "pooling, normalisation and length (modules.json), and the hub cannot be "
+        "asked: using mean pooling without normalisation. Run once online, or pass "
+        "pooling, normalize and max_length.",
+        UserWarning,
+        stacklevel=2,
+    )
+    return cached
 
 
 def _looks_like_path(model: str) -> bool:
@@ -230,8 +244,12 @@ def _has_vocabulary(directory: Path) -> bool:
     return any((directory / name).is_file() for name in _VOCABULARY_FILES)
 
 
-def _cached_snapshot(model: str, revision: str | None) -> Path | None:
-    """Return the model's snapshot in the hub cache if nothing of it is missing."""
+def _cached_snapshot(model: str, revision: str | None) -> tuple[Path | None, bool]:
+    """Return a complete snapshot in the hub cache, and whether its claims are known.
+
+    They are not where nobody has asked the hub for a modules.json yet: plain
+    transformers never does, and pooling would be guessed wrong.
+    """
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
@@ -239,32 +257,18 @@ def _cached_snapshot(model: str, revision: str | None) -> Path | None:
         config = try_to_load_from_cache(model, "config.json", revision=revision)
         modules = try_to_load_from_cache(model, "modules.json", revision=revision)
     except HFValidationError:
-        return None
+        return None, False
     anchor = config if isinstance(config, str) else modules
     if not isinstance(anchor, str):
-        return None
+        return None, False
     root = Path(anchor).parent
-    # modules is None where nobody has asked yet whether the model has a modules.json:
-    # plain transformers never does, and pooling would be guessed wrong.
-    if modules is None and not _is_offline():
-        return None
     directory, _ = _read_declared(root)
-    if not (
+    is_complete = (
         (directory / "config.json").is_file()
         and _has_weights(directory)
         and _has_vocabulary(directory)
-    ):
-        return None
-    if modules is None:
-        warnings.warn(
-            f"The hub cache holds the weights of {model!r} but not what it declares "
-            "for pooling, normalisation and length (modules.json), and the hub cannot "
-            "be asked: using mean pooling without normalisation. Run once online, or "
-            "pass pooling, normalize and max_length.",
-            UserWarning,
-            stacklevel=2,
-        )
-    return root
+    )
+    return (root, modules is not None) if is_complete else (None, False)
 
 
 def _is_offline() -> bool:

@@ -327,19 +327,21 @@ class _Run:
         from .encoder import encode
 
         request, engine, plan = self.request, self.engine, self._plan()
-        tasks = (
-            joblib.delayed(encode)(
+        arguments = (
+            (
                 request.checkpoint, engine.device, request.dtype,
                 [self.texts[i] for i in window], plan,
             )
             for window in windows
         )  # fmt: skip
         n_workers = min(joblib.effective_n_jobs(engine.n_jobs), len(windows))
-        parallel = joblib.Parallel(
-            n_jobs=n_workers if n_workers > 1 else 1, return_as="generator"
-        )
+        results = (encode(*given) for given in arguments)
+        if n_workers > 1:
+            results = joblib.Parallel(n_jobs=n_workers, return_as="generator")(
+                joblib.delayed(encode)(*given) for given in arguments
+            )
         before = time.perf_counter()
-        for window, encoded in zip(windows, parallel(tasks), strict=True):
+        for window, encoded in zip(windows, results, strict=True):
             now = time.perf_counter()
             WORK.n_texts += len(window)
             WORK.n_tokens += encoded.n_tokens_run

@@ -36,6 +36,7 @@ import functools
 import itertools
 import json
 import logging
+import math
 import operator
 import os
 import re
@@ -74,11 +75,13 @@ _FLOAT = np.dtype("<f4")
 _STAMP = "output.pkl"
 _STAMP_SECONDS = 60.0  # how often the stamp is renewed, at most
 _BLOCK_BYTES = 2**14  # per checksum: reading one row costs reading one block
+_HEADER_BYTES = 2**20  # a few hundred in fact
 _RUN_BLOCKS = 128  # blocks read at once: 2 MB stay in the processor's cache
 _MERGE_AT = 8  # shards of about one size that become one: rows are rewritten log8 times
 _MERGE_MAX_BYTES = 2**28  # of a merged shard: larger ones would make eviction coarse
 _CLAIM_SECONDS = 600.0  # a stopped process must not keep others waiting for ever
 _MUTEX_SECONDS = 30.0
+_OPEN = os.O_RDWR | getattr(os, "O_BINARY", 0)
 _DEBRIS_SECONDS = 3600.0  # age at which an unfinished shard or claim is removed
 
 Keys = NDArray[np.bytes_]
@@ -200,10 +203,8 @@ class _Shard:
         row_bytes = self.width * _FLOAT.itemsize
         with open(self.path / f"{column}.npy", "rb") as stream:
             size = len(header) + len(stored) * n_texts * row_bytes
-            if (
-                os.fstat(stream.fileno()).st_size != size
-                or stream.read(len(header)) != header
-            ):
+            has = os.fstat(stream.fileno()).st_size
+            if has != size or stream.read(len(header)) != header:
                 raise _Unreadable(f"{column}.npy is not what header.json says")
             buffer = np.empty((min(_RUN_BLOCKS * n, n_texts), self.width), dtype=_FLOAT)
             for position, layer in enumerate(layers):
@@ -222,7 +223,7 @@ class _Shard:
 
 def _open_shard(path: Path, space: str) -> _Shard:
     """Read and check all of a shard but its columns."""
-    raw = (path / "header.json").read_bytes()
+    raw = _read_file(path / "header.json", at_most=_HEADER_BYTES)
     header, _, checksum = raw.partition(b"\n")
     if checksum != b"%08x\n" % zlib.crc32(header):
         raise _Unreadable("header.json does not match its checksum")
@@ -247,7 +248,8 @@ def _open_shard(path: Path, space: str) -> _Shard:
 
     def load(name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
         start = _npy_header(dtype, shape)
-        raw = (path / f"{name}.npy").read_bytes()
+        size = len(start) + dtype.itemsize * math.prod(shape)
+        raw = _read_file(path / f"{name}.npy", at_most=size)
         if not raw.startswith(start) or zlib.crc32(raw) != crcs.get(name):
             raise _Unreadable(f"{name}.npy does not match its checksum")
         return np.frombuffer(raw, dtype, offset=len(start)).reshape(shape)
@@ -305,6 +307,13 @@ def _write_shard(
     _write_file(directory / _STAMP, b"Not a pickle: joblib reads its time of access.\n")
     if len(os.listdir(directory)) != len(columns) + 5:
         raise FileNotFoundError(errno.ENOENT, "removed while written", str(directory))
+
+
+def _read_file(path: Path, at_most: int) -> bytes:
+    with open(path, "rb") as stream:
+        if os.fstat(stream.fileno()).st_size > at_most:
+            raise _Unreadable(f"{path.name} is too large")
+        return stream.read()
 
 
 def _write_file(path: Path, content: bytes) -> None:
@@ -716,27 +725,31 @@ class FeatureStore:
         mine: Indices | None = None
         descriptor = None
         try:
-            with self._exclusive("mutex", patience=_MUTEX_SECONDS) as is_mine:
-                if is_mine:
-                    taken = [claimed for _, claimed in self._claims()]
-                    head = keys[: at_most + sum(map(len, taken))]
-                    is_free = ~np.isin(head, np.concatenate([head[:0], *taken]))
-                    free = np.flatnonzero(is_free)[:at_most]
-                    if len(free):
-                        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-                        # In this order: a claim that can be read is locked.
-                        if _try_lock(descriptor):
-                            os.write(descriptor, keys[free].tobytes())
-                    mine = free
-        except OSError as error:
-            logger.info("no claims in %s: %s", self.directory, error)
-        try:
+            try:
+                with self._exclusive("mutex", patience=_MUTEX_SECONDS) as is_mine:
+                    if is_mine:
+                        free = self._free(keys, at_most)
+                        if len(free):
+                            descriptor = os.open(path, _OPEN | os.O_CREAT, 0o666)
+                            # In this order: a claim that can be read is locked.
+                            if _try_lock(descriptor):
+                                os.write(descriptor, keys[free].tobytes())
+                        mine = free
+            except OSError as error:
+                logger.info("no claims in %s: %s", self.directory, error)
             yield mine
         finally:
             if descriptor is not None:
                 os.close(descriptor)
                 with contextlib.suppress(OSError):
                     path.unlink()
+
+    def _free(self, keys: Keys, at_most: int) -> Indices:
+        """Return the first positions in distinct keys that nobody claims."""
+        taken = [claimed for _, claimed in self._claims()]
+        head = keys[: at_most + sum(map(len, taken))]  # enough, and keys may be many
+        is_free = ~np.isin(head, np.concatenate([head[:0], *taken]))
+        return np.flatnonzero(is_free)[:at_most]
 
     def wait(self, keys: Keys) -> None:
         """Wait until one of the live claims on keys has ended, at most a second."""
@@ -764,7 +777,7 @@ class FeatureStore:
                 keys = np.frombuffer(path.read_bytes(), dtype=_KEY)
                 if not len(keys) or path.stat().st_mtime < oldest:
                     continue
-                descriptor = os.open(path, os.O_RDWR)
+                descriptor = os.open(path, _OPEN)
                 try:
                     is_dead = _try_lock(descriptor)
                 finally:
@@ -782,15 +795,15 @@ class FeatureStore:
         deadline = time.monotonic() + patience
         descriptor, is_mine = None, False
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-            while not (is_mine := _try_lock(descriptor)):
-                if time.monotonic() > deadline:
-                    break
-                time.sleep(0.005)
-        except OSError as error:
-            logger.info("no lock in %s: %s", path, error)
-        try:
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                descriptor = os.open(path, _OPEN | os.O_CREAT, 0o666)
+                while not (is_mine := _try_lock(descriptor)):
+                    if time.monotonic() > deadline:
+                        break
+                    time.sleep(0.005)
+            except OSError as error:
+                logger.info("no lock in %s: %s", path, error)
             yield is_mine
         finally:
             if descriptor is not None:

@@ -81,9 +81,40 @@ def test_a_cache_without_all_files_does_not_count(encoder, cache, missing):
         find_checkpoint("someone/tiny", local_files_only=True)
 
 
-def test_a_cache_that_cannot_tell_what_is_declared_warns(encoder, cache):
+@pytest.mark.parametrize("local_files_only", [False, True])
+def test_a_cache_that_cannot_tell_what_is_declared_warns(
+    encoder, cache, local_files_only
+):
     cache(encoder, "someone/tiny", known_absent=())
     with pytest.warns(UserWarning, match=r"not what it declares for pooling"):
+        find_checkpoint("someone/tiny", local_files_only=local_files_only)
+
+
+def test_an_unknown_declaration_is_asked_for_where_there_is_a_hub(
+    encoder, cache, monkeypatch
+):
+    snapshot = cache(encoder, "someone/tiny", known_absent=())
+    asked = []
+
+    def snapshot_download(model, **_):
+        asked.append(model)
+        add_sentence_transformers_files(snapshot, pooling="cls")
+        return str(snapshot)
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    assert find_checkpoint("someone/tiny").declared.pooling == ("cls",)
+    assert find_checkpoint("someone/tiny").declared.pooling == ("cls",)
+    assert asked == ["someone/tiny"]
+
+
+def test_a_hub_that_fails_is_quoted(monkeypatch):
+    def snapshot_download(model, **_):
+        raise ConnectionError("no route\nand more")
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    with pytest.raises(ValueError, match=r"ConnectionError: no route\)\. Offline\?"):
         find_checkpoint("someone/tiny")
 
 
