@@ -85,6 +85,8 @@ class Encoded:
 
     Attributes
     ----------
+    layers : mapping of str to tuple of int
+        Layers per column.
     columns : mapping of str to ndarray of shape (n_layers, n_texts, width)
     n_tokens : ndarray of shape (n_texts,)
         Tokens per text, special ones included, before any cut.
@@ -94,6 +96,7 @@ class Encoded:
         Forward passes.
     """
 
+    layers: Mapping[str, tuple[int, ...]]
     columns: Mapping[str, FloatArray]
     n_tokens: NDArray[np.int32]
     n_tokens_run: int
@@ -271,6 +274,7 @@ class Encoder:
             n_passes += 1
         n_tokens = np.array([len(c) + self.n_special for c in contents], dtype=np.int32)
         return Encoded(
+            layers=columns,
             columns=self._join_windows(pooled, pieces, np.array(owners), n_first),
             n_tokens=n_tokens,
             n_tokens_run=int(lengths.sum()),

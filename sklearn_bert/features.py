@@ -42,7 +42,7 @@ _WINDOW_TEXTS = 512  # texts per claim and shard: one to two seconds of work on 
 _WINDOW_BYTES = 64 * 2**20
 _READ_BYTES = 32 * 2**20
 _LARGE_BYTES = 2**30
-_REMEMBERED = 200_000  # texts counted to notice that they are encoded again and again
+_REMEMBERED = 20_000  # texts counted to notice that they are encoded again and again
 
 Indices = NDArray[np.intp]
 FloatArray = NDArray[np.float32]
@@ -276,9 +276,8 @@ class _Run:
 
     # Encoding
 
-    @property
-    def _stored(self) -> dict[str, tuple[int, ...]]:
-        """The layers per column that one pass computes."""
+    def _columns(self) -> dict[str, tuple[int, ...]]:
+        """Return the layers per column that one pass computes and keeps."""
         wanted = self.request.wanted
         if self.store is None or self.engine.store_layers == "requested":
             return wanted
@@ -295,10 +294,20 @@ class _Run:
             )
         return columns
 
-    def _plan(self) -> Plan:
+    def _new_columns(
+        self, store: FeatureStore, window: Indices
+    ) -> dict[str, tuple[int, ...]]:
+        """Leave out what was not asked for and the store has of all these texts."""
+        columns, wanted = self._columns(), self.request.wanted
+        extra = {column: columns[column] for column in columns if column not in wanted}
+        if extra and self._located(store, window, extra).all():
+            return {column: columns[column] for column in wanted}
+        return columns
+
+    def _plan(self, columns: dict[str, tuple[int, ...]]) -> Plan:
         from .encoder import Plan
 
-        request, columns = self.request, self._stored
+        request = self.request
         return Plan(
             columns=columns,
             max_length=request.max_length,
@@ -309,7 +318,7 @@ class _Run:
         )
 
     def _bytes_per_text(self) -> int:
-        n_vectors = sum(len(layers) for layers in self._stored.values())
+        n_vectors = sum(len(layers) for layers in self._columns().values())
         return 4 * self.request.checkpoint.width * n_vectors + 20
 
     def _window(self) -> int:
@@ -318,15 +327,19 @@ class _Run:
 
     def _longest_first(self, which: Indices) -> Indices:
         """Order texts by characters, so that windows hold texts of like length."""
-        lengths = np.array([len(self.texts[i]) for i in which])
+        lengths = np.fromiter(
+            (len(self.texts[i]) for i in which), dtype=np.int64, count=len(which)
+        )
         # Ties by key: the order of the texts given must not change the batches.
         return which[np.lexsort((self.whole_keys[which], -lengths))]
 
-    def _encode(self, windows: list[Indices]) -> Iterator[tuple[Indices, Encoded]]:
+    def _encode(
+        self, windows: list[Indices], columns: dict[str, tuple[int, ...]]
+    ) -> Iterator[tuple[Indices, Encoded]]:
         """Encode windows, in worker processes where joblib is told so."""
         from .encoder import encode
 
-        request, engine, plan = self.request, self.engine, self._plan()
+        request, engine, plan = self.request, self.engine, self._plan(columns)
         arguments = (
             (
                 request.checkpoint, engine.device, request.dtype,
@@ -352,7 +365,6 @@ class _Run:
 
     def _block(self, encoded: Encoded) -> FloatArray:
         """Return the requested part, shape (n_texts, n_poolings, n_layers, width)."""
-        stored = self._stored
         block = np.empty(
             (
                 len(encoded.n_tokens),
@@ -364,7 +376,8 @@ class _Run:
         )
         for p, (column, layers) in enumerate(self.request.wanted.items()):
             for i, layer in enumerate(layers):
-                block[:, p, i] = encoded.columns[column][stored[column].index(layer)]
+                stored = encoded.layers[column].index(layer)
+                block[:, p, i] = encoded.columns[column][stored]
         return block
 
     def _without_store(self) -> Iterator[tuple[Indices, NDArray[np.int32], FloatArray]]:
@@ -373,7 +386,7 @@ class _Run:
         windows = [order[start : start + size] for start in range(0, len(order), size)]
         before = WORK.copy()
         with _progress(len(order), self.engine.verbose) as bar:
-            for window, encoded in self._encode(windows):
+            for window, encoded in self._encode(windows, self._columns()):
                 bar.update(len(window))
                 yield window, encoded.n_tokens, self._block(encoded)
         _notice_repeats(self.whole_keys, self.request, WORK.since(before).seconds)
@@ -447,10 +460,11 @@ class _Run:
     def _encode_and_keep(
         self, store: FeatureStore, window: Indices, n_workers: int
     ) -> Iterator[tuple[Indices, Encoded]]:
+        if not len(window):
+            return
         size = self._window()
         parts = [window[start : start + size] for start in range(0, len(window), size)]
-        stored = self._stored
-        for part, encoded in self._encode(parts):
+        for part, encoded in self._encode(parts, self._new_columns(store, window)):
             is_whole = np.full(len(part), True)
             if self.request.max_length is not None:
                 is_whole = encoded.n_tokens <= self.request.max_length
@@ -459,28 +473,37 @@ class _Run:
             store.append(
                 keys,
                 encoded.n_tokens,
-                {c: (stored[c], values) for c, values in encoded.columns.items()},
+                {c: (encoded.layers[c], v) for c, v in encoded.columns.items()},
             )
             yield part, encoded
 
     def _lookups(
-        self, store: FeatureStore, which: Indices
+        self,
+        store: FeatureStore,
+        which: Indices,
+        wanted: dict[str, tuple[int, ...]] | None = None,
     ) -> Iterator[tuple[Indices, Indices, dict[str, Hits]]]:
         """Yield (texts found, their positions in the hits, the hits)."""
+        wanted = wanted or self.request.wanted
         limit = self.request.max_length
         for keys in (self.whole_keys, self.cut_keys) if limit else (self.whole_keys,):
             if not len(which):
                 return
-            hits = store.find(keys[which], self.request.wanted)
+            hits = store.find(keys[which], wanted)
             found = np.logical_and.reduce([h.found for h in hits.values()])
             if keys is self.whole_keys and limit is not None:
                 found &= next(iter(hits.values())).n_tokens <= limit
             yield which[found], np.flatnonzero(found), hits
             which = which[~found]
 
-    def _located(self, store: FeatureStore, which: Indices) -> NDArray[np.bool_]:
+    def _located(
+        self,
+        store: FeatureStore,
+        which: Indices,
+        wanted: dict[str, tuple[int, ...]] | None = None,
+    ) -> NDArray[np.bool_]:
         """Return which of these texts the store has."""
-        found = [texts for texts, _, _ in self._lookups(store, which)]
+        found = [texts for texts, _, _ in self._lookups(store, which, wanted)]
         return np.isin(which, np.concatenate(found) if found else [])
 
     def _read_found(

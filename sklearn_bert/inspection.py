@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, clone, is_classifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import check_cv, cross_val_score
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from .checkpoint import DEFAULT_MODEL
@@ -101,7 +101,7 @@ def layer_sweep(
     *,
     model: str = DEFAULT_MODEL,
     layers: Any = "all",
-    poolings: Sequence[str] = ("cls", "mean", "max"),
+    poolings: str | Sequence[str] = ("cls", "mean", "max"),
     estimator: BaseEstimator | None = None,
     cv: Any = 5,
     scoring: Any = None,
@@ -120,8 +120,9 @@ def layer_sweep(
         As in `BertVectorizer`.
     layers : int, sequence of int, or "all", default="all"
         As ``layer`` in `BertVectorizer`.
-    poolings : sequence of str, default=("cls", "mean", "max")
-        Any poolings of `BertVectorizer`.
+    poolings : str or sequence of str, default=("cls", "mean", "max")
+        As ``pooling`` in `BertVectorizer`. "attention" needs `layers` without 0, which
+        no attention precedes, and "pooler" the last layer alone.
     estimator : estimator, default=None
         Scored on the features of each cell. None standardises them and fits
         ``LogisticRegression(C=0.01)``: strong regularisation suits a few hundred
@@ -159,10 +160,16 @@ def layer_sweep(
     >>> sweep.scores.shape, sweep.n_texts_encoded
     ((3, 3, 3), 6)
     """
-    if isinstance(poolings, str):
-        poolings = (poolings,)
+    for name in ("layer", "pooling", "layer_combination"):
+        if name in vectorizer_params:
+            raise TypeError(
+                f"layer_sweep does not take {name!r}: it scores every layer of "
+                "`layers` by itself, under every pooling of `poolings`."
+            )
+    if not isinstance(poolings, str):
+        poolings = list(poolings)
     vectorizer = BertVectorizer(
-        model, layer=layers, pooling=list(poolings), **vectorizer_params
+        model, layer=layers, pooling=poolings, **vectorizer_params
     )
     texts = vectorizer._read_texts(X, is_fit=True)
     vectorizer.fit(texts)
@@ -233,21 +240,15 @@ class LayerSweepDisplay:
 
     @classmethod
     def from_estimator(
-        cls,
-        vectorizer: BertVectorizer,
-        X: Any,
-        y: Any,
-        *,
-        ax: Any = None,
-        **params: Any,
+        cls, estimator: Any, X: Any, y: Any, *, ax: Any = None, **params: Any
     ) -> LayerSweepDisplay:
         """Sweep all layers of a vectorizer's encoder and draw the result.
 
         Parameters
         ----------
-        vectorizer : BertVectorizer
+        estimator : BertVectorizer or Pipeline that begins with one
             Its parameters are used, other than ``layer``, ``layer_combination`` and
-            ``pooling``.
+            ``pooling``. The other steps of a pipeline score the features.
         X, y : see `layer_sweep`
         ax : matplotlib Axes, default=None
             Where to draw; None makes a figure.
@@ -259,6 +260,15 @@ class LayerSweepDisplay:
         -------
         LayerSweepDisplay
         """
+        vectorizer = estimator
+        if isinstance(estimator, Pipeline):
+            vectorizer = estimator[0]
+            params = {"estimator": estimator[1:], **params}
+        if not isinstance(vectorizer, BertVectorizer):
+            raise TypeError(
+                "estimator must be a BertVectorizer or a Pipeline that begins with "
+                f"one, got {type(vectorizer).__name__}."
+            )
         own = vectorizer.get_params(deep=False)
         for name in ("layer", "layer_combination", "pooling"):
             own.pop(name)

@@ -84,7 +84,8 @@ or sequence of them, default="auto"
         on [CLS], for the last layer only.
     special_tokens : bool, default=True
         Whether [CLS], [SEP] and the like count in "mean", "max", "mean_sqrt_len" and
-        "attention". Padding never counts. If False, an empty text gives zeros.
+        "attention". Padding never counts. If False, those give zeros for a text
+        without tokens.
     normalize : bool or "auto", default="auto"
         Whether each vector is scaled to unit Euclidean length; "auto" is what the
         checkpoint declares, else False.

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import KFold, cross_val_score
+from sklearn.pipeline import make_pipeline
 
 from sklearn_bert import BertVectorizer
 from sklearn_bert.inspection import LayerSweep, LayerSweepDisplay, layer_sweep
@@ -56,6 +57,17 @@ def test_labels_of_another_length_are_refused_before_any_pass(tiny, work):
     assert work().n_passes == 0
 
 
+@pytest.mark.parametrize("name", ["layer", "pooling", "layer_combination"])
+def test_parameters_that_a_sweep_decides_are_refused(tiny, name):
+    with pytest.raises(TypeError, match=rf"layer_sweep does not take '{name}'"):
+        layer_sweep(TEXTS, LABELS, model=tiny, **{name: "mean"})
+
+
+def test_auto_pooling_is_what_the_checkpoint_declares(tiny):
+    sweep = layer_sweep(TEXTS, LABELS, model=tiny, poolings="auto", cv=2)
+    assert sweep.poolings == ("mean",)
+
+
 def made_up():
     scores = np.array([[[0.5, 0.7], [0.8, 1.0]], [[0.6, 0.6], [0.1, 0.3]]])
     return LayerSweep("a/b", (0, 3), ("cls", "max"), scores, "accuracy", 9, 9, 1.0, 1.0)
@@ -105,6 +117,16 @@ def test_from_estimator_uses_the_parameters_of_the_vectorizer(tiny, tmp_path):
     assert display.sweep.poolings == ("mean",)
     assert any(tmp_path.iterdir())
     plt.close(display.figure_)
+
+
+def test_from_estimator_scores_with_the_rest_of_a_pipeline(tiny):
+    plt = pytest.importorskip("matplotlib.pyplot")
+    pipeline = make_pipeline(BertVectorizer(tiny), Ridge())
+    display = LayerSweepDisplay.from_estimator(pipeline, TEXTS, LABELS, cv=2)
+    assert display.sweep.scoring == "R²"
+    plt.close(display.figure_)
+    with pytest.raises(TypeError, match=r"estimator must be a BertVectorizer or a Pip"):
+        LayerSweepDisplay.from_estimator(Ridge(), TEXTS, LABELS)
 
 
 def test_a_missing_matplotlib_names_the_extra(monkeypatch):

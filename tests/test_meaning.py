@@ -80,7 +80,7 @@ def test_every_layer_equals_a_naive_loop(
             directory, texts, layer=layer, pooling=pooling,
             special_tokens=special_tokens, max_length=256,
         )  # fmt: skip
-        np.testing.assert_allclose(result[:, i], expected, atol=2e-5)
+        np.testing.assert_allclose(result[:, i], expected, atol=1e-5)
 
 
 def test_similar_sentences_are_nearer_than_others():

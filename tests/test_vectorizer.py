@@ -504,6 +504,19 @@ def test_any_order_of_questions_costs_one_pass_per_text(tiny, tmp_path, work):
     assert work().n_texts == len(set(TEXTS))
 
 
+def test_a_dear_pooling_asked_later_stores_only_itself(tiny, tmp_path, work):
+    BertVectorizer(tiny, memory=tmp_path).fit_transform(TEXTS)
+    later = BertVectorizer(tiny, layer=1, pooling="attention", memory=tmp_path)
+    later.fit_transform(TEXTS)
+    assert work().n_texts == 2 * len(set(TEXTS))
+    kept = sorted(path.name for path in tmp_path.rglob("[cma]*.npy"))
+    assert [name for name in kept if name != "checksums.npy"] == [
+        "attention.npy", "cls.npy", "max.npy", "mean.npy"
+    ]  # fmt: skip
+    later.set_params(layer=2).fit_transform(TEXTS)
+    assert work().n_texts == 2 * len(set(TEXTS))
+
+
 def test_requested_layers_store_only_what_was_asked(tiny, tmp_path, work):
     small = BertVectorizer(tiny, layer=1, store_layers="requested", memory=tmp_path)
     small.fit_transform(TEXTS)
