@@ -29,7 +29,7 @@ $(VENV)/.pip:
 	@touch $@
 
 $(VENV)/.installed-package: $(MANIFEST) | $(VENV)/.pip
-	@echo "Installing sklearn-bert into $(VENV); the first time takes minutes"
+	@echo "Installing sklearn-bert into $(VENV); this can take minutes"
 	@$(INSTALL) $(PACKAGE)
 	@touch $@
 
@@ -39,7 +39,7 @@ $(VENV)/.installed-lint $(VENV)/.installed-dist: $(VENV)/.installed-%: $(MANIFES
 	@touch $@
 
 $(VENV)/.installed-tests $(VENV)/.installed-docs: $(VENV)/.installed-%: $(MANIFEST) | $(VENV)/.pip
-	@echo "Installing sklearn-bert and the group '$*' into $(VENV); the first time takes minutes"
+	@echo "Installing sklearn-bert and the group '$*' into $(VENV); this can take minutes"
 	@$(INSTALL) $(PACKAGE) --group $*
 	@touch $@
 

@@ -9,6 +9,8 @@ import os
 import sys
 from pathlib import Path
 
+from sphinx.util.nodes import get_node_source
+
 import sklearn_bert
 
 HERE = Path(__file__).parent
@@ -73,8 +75,6 @@ if HAS_GALLERY:
         "show_signature": False,
         "write_computation_times": False,
     }
-else:
-    suppress_warnings = ["toc.empty_glob"]  # index.md lists gallery/index*
 
 # Links to other projects
 
@@ -95,18 +95,14 @@ EXTERNAL_MODULES = {
     *("joblib", "matplotlib", "numpy", "pandas", "polars", "pyarrow", "scipy"),
     *("sentence_transformers", "sklearn", "skrub", "torch", "transformers"),
 }
-# Labels in docstrings inherited from scikit-learn.
-EXTERNAL_LABELS = ("metadata_routing", "sphx_glr_auto_examples_")
 
 
 def show_as_text(app, env, node, contnode):
     """Render a reference to another project as text; ours must resolve."""
-    target = node["reftarget"]
-    if node.get("refdomain") == "py":
-        is_external = target.split(".")[0] in EXTERNAL_MODULES
-    else:
-        is_external = target.startswith(EXTERNAL_LABELS)
-    return contnode if is_external else None
+    is_inherited = "docstring of sklearn." in (get_node_source(node) or "")
+    root = node["reftarget"].split(".")[0]
+    is_external = node.get("refdomain") == "py" and root in EXTERNAL_MODULES
+    return contnode if is_inherited or is_external else None
 
 
 def setup(app):
