@@ -1,0 +1,98 @@
+"""Faster linear layers for a loaded, frozen network on a CPU.
+
+`pack_linears` swaps every ``nn.Linear`` below a module for one whose weight oneDNN has
+laid out once, for its matrix kernels, and fuses the GELU that follows where the
+architecture is known to apply it there. The network stays transformers' own. Packing
+uses operators that are private to torch, so it is tried, never assumed: the caller
+compares the swapped network with the plain one and takes the swap back with `unpack`
+if a number differs.
+
+Level 0 of the module map: only `encoder` imports it; it imports nothing of the package.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["PackedLinear", "pack_linears", "unpack"]
+
+_ROWS = 2048  # tokens per batch that the layout is made for; others work as well
+# Where a GELU directly follows a linear layer: names of both in one parent module.
+_FOLLOWED_BY_GELU = {
+    ("dense", "intermediate_act_fn"),  # BERT, RoBERTa, ELECTRA, MPNet, DeBERTa, ERNIE
+    ("lin1", "activation"),  # DistilBERT
+    ("ffn", "activation"),  # ALBERT
+}
+
+Swap = tuple[nn.Module, str, nn.Module]  # parent, name, what was there
+
+
+class PackedLinear(nn.Module):
+    """A frozen linear layer whose weight is laid out for oneDNN.
+
+    Parameters
+    ----------
+    linear : nn.Linear
+        On the CPU.
+    activation : {"none", "gelu"}
+        Applied to the result; "gelu" is the exact one.
+    """
+
+    def __init__(self, linear: nn.Linear, activation: str) -> None:
+        super().__init__()
+        weight = linear.weight.detach()
+        self.packed = torch.ops.mkldnn._reorder_linear_weight(weight, _ROWS)
+        self.bias = None if linear.bias is None else linear.bias.detach()
+        self.activation = activation
+        self.algorithm = "none" if activation == "gelu" else ""
+
+    def forward(self, states: Tensor) -> Tensor:
+        """Return activation(states @ weight.T + bias)."""
+        result: Tensor = torch.ops.mkldnn._linear_pointwise(
+            states, self.packed, self.bias, self.activation, [], self.algorithm
+        )
+        return result
+
+
+def pack_linears(modules: list[nn.Module]) -> list[Swap]:
+    """Swap the linear layers below modules; return what was swapped, maybe nothing."""
+    if not torch.backends.mkldnn.is_available():
+        return []
+    swaps: list[Swap] = []
+    try:
+        for parent in [p for module in modules for p in module.modules()]:
+            fused = _linear_before_gelu(parent)
+            for name, child in list(parent.named_children()):
+                if type(child) is nn.Linear:
+                    activation = "gelu" if name == fused else "none"
+                    setattr(parent, name, PackedLinear(child, activation))
+                    swaps.append((parent, name, child))
+            for linear, gelu in _FOLLOWED_BY_GELU:
+                if linear == fused and hasattr(parent, gelu):
+                    swaps.append((parent, gelu, getattr(parent, gelu)))
+                    setattr(parent, gelu, nn.Identity())
+    except (AttributeError, NotImplementedError, RuntimeError, TypeError):
+        unpack(swaps)  # this build of torch packs otherwise, or not at all
+        return []
+    return swaps
+
+
+def unpack(swaps: list[Swap]) -> None:
+    """Put back what `pack_linears` swapped."""
+    for parent, name, original in reversed(swaps):
+        setattr(parent, name, original)
+
+
+def _linear_before_gelu(parent: nn.Module) -> str | None:
+    """Return the name of the linear layer of parent that an exact GELU follows."""
+    for linear, gelu in _FOLLOWED_BY_GELU:
+        follower: Any = getattr(parent, gelu, None)
+        is_exact = type(follower).__name__ == "GELUActivation" or (
+            isinstance(follower, nn.GELU) and follower.approximate == "none"
+        )
+        if is_exact and type(getattr(parent, linear, None)) is nn.Linear:
+            return linear
+    return None

@@ -1,0 +1,80 @@
+"""Packed linear layers compute what plain ones do, and come off again."""
+
+import pytest
+import torch
+from checkpoints import build_checkpoint
+from torch import nn
+
+from sklearn_bert.checkpoint import find_checkpoint
+from sklearn_bert.encoder import Encoder, Plan
+from sklearn_bert.kernels import PackedLinear, pack_linears, unpack
+
+
+@pytest.fixture(autouse=True)
+def no_gradients():
+    with torch.inference_mode():
+        yield
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("n_rows", [1, 7, 2048, 3000])
+def test_a_packed_layer_equals_the_plain_one(n_rows, bias):
+    linear = nn.Linear(48, 80, bias=bias)
+    states = torch.randn(2, n_rows, 48)
+    packed = PackedLinear(linear, "none")(states)
+    torch.testing.assert_close(packed, linear(states), atol=1e-5, rtol=1e-5)
+
+
+def test_a_fused_gelu_is_the_exact_one():
+    linear, states = nn.Linear(48, 80), torch.randn(30, 48)
+    expected = nn.functional.gelu(linear(states))
+    packed = PackedLinear(linear, "gelu")(states)
+    torch.testing.assert_close(packed, expected, atol=1e-5, rtol=1e-5)
+
+
+def load(tmp_path, name):
+    path = build_checkpoint(name, tmp_path / name)
+    return Encoder(find_checkpoint(str(path)), "cpu", "float32")
+
+
+@pytest.mark.parametrize(
+    ("name", "fuses"),
+    [("bert", True), ("distilbert", True), ("albert", False), ("modernbert", False)],
+)
+def test_linear_layers_of_a_network_are_swapped(tmp_path, name, fuses):
+    encoder = load(tmp_path, name)
+    layers = [m for block in encoder._blocks for m in block.modules()]
+    assert encoder.is_packed
+    assert not any(type(layer) is nn.Linear for layer in layers)
+    packed = [layer for layer in layers if isinstance(layer, PackedLinear)]
+    assert any(layer.activation == "gelu" for layer in packed) == fuses
+
+
+def test_unpack_puts_everything_back(tmp_path):
+    from transformers import AutoModel
+
+    model = AutoModel.from_pretrained(build_checkpoint("bert", tmp_path / "bert"))
+    before = str(model)
+    swaps = pack_linears([model])
+    assert str(model) != before
+    unpack(swaps)
+    assert str(model) == before
+
+
+def test_a_swap_that_changes_numbers_is_taken_back(tmp_path, monkeypatch):
+    def wrong(self, states):
+        return nn.functional.linear(states, self.plain) + 1
+
+    monkeypatch.setattr(PackedLinear, "forward", wrong)
+    encoder = load(tmp_path, "bert")
+    assert not encoder.is_packed
+    encoded = encoder.encode(["text"], Plan({"mean": (3,)}, 64))
+    assert encoded.n_passes == 1
+
+
+def test_a_torch_without_the_operators_runs_plain(tmp_path, monkeypatch):
+    def absent(self, linear, activation):
+        raise AttributeError("no such operator")
+
+    monkeypatch.setattr(PackedLinear, "__init__", absent)
+    assert not load(tmp_path, "bert").is_packed
