@@ -431,6 +431,7 @@ class _Run:
     def _with_store(
         self, store: FeatureStore
     ) -> Iterator[tuple[Indices, NDArray[np.int32], FloatArray]]:
+        seen = store.refresh()  # shards in which nothing pending is left
         pending = np.arange(len(self.texts))
         pending = yield from self._read_found(store, pending)
         if not len(pending):
@@ -443,22 +444,25 @@ class _Run:
             while len(pending):
                 with store.claim(self.whole_keys[pending], at_most) as mine:
                     window = pending[:at_most] if mine is None else pending[mine]
-                    store.refresh()
-                    window = window[~self._located(store, window)]
-                    blocks = list(self._encode_and_keep(store, window, n_workers))
+                    new = store.refresh() - seen
+                    if new:
+                        window = window[~self._located(store, window)]
+                    blocks = list(self._encode_and_keep(store, window, n_workers, seen))
                 for which, encoded in blocks:
                     yield which, encoded.n_tokens, self._block(encoded)
                 done = len(pending)
                 pending = pending[~np.isin(pending, window)]
-                pending = yield from self._read_found(store, pending)
+                new |= store.refresh() - seen
+                if new:  # else this would cost a look at every pending text
+                    pending = yield from self._read_found(store, pending)
+                    seen |= new
                 bar.update(done - len(pending))
                 if len(pending) == done:  # others are computing all of it
                     store.wait(self.whole_keys[pending])
-                    store.refresh()
         store.merge()
 
     def _encode_and_keep(
-        self, store: FeatureStore, window: Indices, n_workers: int
+        self, store: FeatureStore, window: Indices, n_workers: int, seen: set[str]
     ) -> Iterator[tuple[Indices, Encoded]]:
         if not len(window):
             return
@@ -470,11 +474,13 @@ class _Run:
                 is_whole = encoded.n_tokens <= self.request.max_length
             keys = self.whole_keys[part].copy()
             keys[~is_whole] = self.cut_keys[part[~is_whole]]
-            store.append(
+            name = store.append(
                 keys,
                 encoded.n_tokens,
                 {c: (encoded.layers[c], v) for c, v in encoded.columns.items()},
             )
+            if name is not None:
+                seen.add(name)
             yield part, encoded
 
     def _lookups(
@@ -483,7 +489,7 @@ class _Run:
         which: Indices,
         wanted: dict[str, tuple[int, ...]] | None = None,
     ) -> Iterator[tuple[Indices, Indices, dict[str, Hits]]]:
-        """Yield (texts found, their positions in the hits, the hits)."""
+        """Yield (texts found, their positions in the hits, the hits), as on disk."""
         wanted = wanted or self.request.wanted
         limit = self.request.max_length
         for keys in (self.whole_keys, self.cut_keys) if limit else (self.whole_keys,):
@@ -493,7 +499,9 @@ class _Run:
             found = np.logical_and.reduce([h.found for h in hits.values()])
             if keys is self.whole_keys and limit is not None:
                 found &= next(iter(hits.values())).n_tokens <= limit
-            yield which[found], np.flatnonzero(found), hits
+            positions = np.flatnonzero(found)
+            positions = positions[next(iter(hits.values())).order(positions)]
+            yield which[positions], positions, hits
             which = which[~found]
 
     def _located(

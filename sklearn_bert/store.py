@@ -48,7 +48,7 @@ import time
 import uuid
 import warnings
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,6 +81,7 @@ _MERGE_AT = 8  # shards of about one size that become one: rows are rewritten lo
 _MERGE_MAX_BYTES = 2**28  # of a merged shard: larger ones would make eviction coarse
 _CLAIM_SECONDS = 600.0  # a stopped process must not keep others waiting for ever
 _MUTEX_SECONDS = 30.0
+_WAIT_SECONDS = 1.0
 _OPEN = os.O_RDWR | getattr(os, "O_BINARY", 0)
 _DEBRIS_SECONDS = 3600.0  # age at which an unfinished shard or claim is removed
 
@@ -425,10 +426,10 @@ class FeatureStore:
         self._can_write = True
         self.refresh()
 
-    def refresh(self) -> list[str]:
-        """Take notice of what others added and removed; return the names of new shards.
+    def refresh(self) -> set[str]:
+        """Take notice of what others added and removed; return the names of all shards.
 
-        Those that this object appended itself are not among them.
+        What is not among the names of an earlier call has come since.
         """
         with self._lock:
             names: set[str] = set()
@@ -441,14 +442,12 @@ class FeatureStore:
                 del self._shards[gone]
             for name in links - self._refused:
                 self._refuse(name, "it is a symbolic link, unknown to joblib")
-            new = []
             for name in sorted(names - self._shards.keys() - self._refused):
                 try:
                     self._shards[name] = _open_shard(self.directory / name, self.space)
-                    new.append(name)
                 except (_Unreadable, OSError) as error:
                     self._drop(name, error)
-            return new
+            return set(self._shards)
 
     def _drop(self, name: str, error: Exception) -> None:
         """Use a shard no longer, and say so unless it was merged or evicted."""
@@ -472,7 +471,7 @@ class FeatureStore:
         self,
         keys: Keys,
         wanted: Mapping[str, tuple[int, ...]],
-        among: Sequence[str] | None = None,
+        among: Collection[str] | None = None,
     ) -> dict[str, Hits]:
         """Look rows up, column by column.
 
@@ -481,7 +480,7 @@ class FeatureStore:
         keys : ndarray of shape (n_keys,), S16
         wanted : mapping of str to tuple of int
             Layers per column.
-        among : sequence of str, optional
+        among : collection of str, optional
             Names of the shards to look in; default all that are known.
 
         Returns
@@ -541,7 +540,7 @@ class FeatureStore:
         keys: Keys,
         n_tokens: NDArray[np.int32],
         columns: Mapping[str, tuple[tuple[int, ...], FloatArray]],
-    ) -> bool:
+    ) -> str | None:
         """Keep rows as a new shard.
 
         Parameters
@@ -554,13 +553,12 @@ class FeatureStore:
 
         Returns
         -------
-        bool
-            False if nothing could be written; a warning said so once.
+        str or None
+            The name of the shard; None if nothing could be written, a warning said so
+            once, or there was nothing to write.
         """
-        if not self._can_write:
-            return False
-        if not len(keys):
-            return True
+        if not self._can_write or not len(keys):
+            return None
         order = np.argsort(keys, kind="stable")
         parts = {
             column: (layers, lambda i, values=values: values[i][order])
@@ -568,9 +566,9 @@ class FeatureStore:
         }
         try:
             try:
-                self._keep(keys[order], n_tokens[order], parts)
+                return self._keep(keys[order], n_tokens[order], parts)
             except FileNotFoundError:  # the store was cleared meanwhile
-                self._keep(keys[order], n_tokens[order], parts)
+                return self._keep(keys[order], n_tokens[order], parts)
         except OSError as error:
             self._can_write = False
             _warn_once(
@@ -578,8 +576,7 @@ class FeatureStore:
                 f"Features are not kept in {self.directory}: {error}. They are right, "
                 "but the next run computes them again.",
             )
-            return False
-        return True
+            return None
 
     def _keep(
         self,
@@ -753,7 +750,7 @@ class FeatureStore:
 
     def wait(self, keys: Keys) -> None:
         """Wait until one of the live claims on keys has ended, at most a second."""
-        deadline = time.monotonic() + 1.0
+        deadline = time.monotonic() + _WAIT_SECONDS
         before = self._claims_on(keys)
         while before and time.monotonic() < deadline:
             time.sleep(0.02)
