@@ -157,9 +157,9 @@ class Encoder:
         self.tokenizer = _load_tokenizer(checkpoint)
         self._find_special_tokens()
         self._install_hooks()
+        self.model.to(self.device)
         with torch.inference_mode():
             self._prepare()
-        self.model.to(self.device)
 
     # Tokens
 
@@ -370,14 +370,14 @@ class Encoder:
         self, pieces: list[Ids], mask: Tensor, special: bool, n_first: int
     ) -> Tensor:
         """Return which tokens count, shape (n_texts, n_tokens), 1.0 or 0.0."""
-        counted = mask.float()
+        start, lengths = n_first, [len(piece) + self.n_special for piece in pieces]
         if not special:
-            counted = counted.clone()
-            counted[:, : len(self.prefix)] = 0.0
-            for i, piece in enumerate(pieces):
-                counted[i, len(self.prefix) + len(piece) :] = 0.0
-        counted[:, :n_first] = 0.0
-        return counted
+            start = max(n_first, len(self.prefix))
+            lengths = [length - len(self.suffix) for length in lengths]
+        positions = torch.arange(mask.shape[1])
+        ends = torch.tensor(lengths).unsqueeze(1)
+        counted = (positions >= start) & (positions < ends)
+        return counted.float().to(self.device)
 
     def _forward(
         self,
@@ -519,7 +519,7 @@ class Encoder:
                     f"{self.checkpoint.n_layers} layers"
                 )
             )
-        return [state[0].float().numpy() for state in states]
+        return [state[0].float().cpu().numpy() for state in states]
 
     def _compare(self, pieces: list[Ids], expected: list[list[NDArray[Any]]]) -> str:
         """Return what is wrong with the states read from a padded batch, or ""."""
@@ -527,7 +527,8 @@ class Encoder:
 
         def use(layer: int, states: Tensor, received: Tensor | None) -> None:
             for i, ids in enumerate(pieces):
-                found[i].append(states[i, : len(ids) + self.n_special].float().numpy())
+                kept = states[i, : len(ids) + self.n_special]
+                found[i].append(kept.float().cpu().numpy())
 
         last = self.checkpoint.n_layers
         try:
