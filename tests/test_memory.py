@@ -277,7 +277,7 @@ def test_a_place_below_a_file_is_one_warning(tiny, tmp_path, fresh):
 def test_a_disk_that_fills_up_is_one_warning(tiny, memory, fresh, monkeypatch):
     in_windows(monkeypatch, 3)
     expected = fresh(TEXTS)
-    write_shard = store_module._write_shard
+    write_shard = store_module.write_shard
     free = iter([True, True])
 
     def write_until_full(directory, *args):
@@ -285,7 +285,7 @@ def test_a_disk_that_fills_up_is_one_warning(tiny, memory, fresh, monkeypatch):
         if not next(free, False):
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(store_module, "_write_shard", write_until_full)
+    monkeypatch.setattr(store_module, "write_shard", write_until_full)
     with pytest.warns(StoreWarning, match=r"No space left on device") as caught:
         assert encode(tiny, memory) == close_to(expected)
     assert len(caught) == 1

@@ -30,6 +30,8 @@ from hypothesis.stateful import (
 )
 from rows import BOTH, MEAN, SPACE, append, compute, found, keys_of
 
+from sklearn_bert import claims as claims_module
+from sklearn_bert import shard as shard_module
 from sklearn_bert import store as store_module
 from sklearn_bert.store import FeatureStore, StoreWarning, store_location
 
@@ -301,7 +303,7 @@ def test_a_shard_is_plain_npy_files(store):
 @pytest.mark.parametrize("shape", [(1,), (7, 100_000, 384), (2, 3, 4)])
 @pytest.mark.parametrize("dtype", ["<f4", "|S16", "<i4"])
 def test_headers_are_what_numpy_reads(tmp_path, dtype, shape):
-    raw = store_module._npy_header(np.dtype(dtype), shape)
+    raw = shard_module._npy_header(np.dtype(dtype), shape)
     (tmp_path / "x.npy").write_bytes(raw)
     with open(tmp_path / "x.npy", "rb") as stream:
         assert np.lib.format.read_magic(stream) == (1, 0)
@@ -379,7 +381,7 @@ def test_a_shard_is_stamped_at_most_once_a_minute(store, monkeypatch):
     found(store, [1])
     assert time.time() - last_access(path) > TEN_DAYS - 60
     now = time.monotonic()
-    monkeypatch.setattr(store_module.time, "monotonic", lambda: now + 61)
+    monkeypatch.setattr(shard_module.time, "monotonic", lambda: now + 61)
     found(store, [1])
     assert time.time() - last_access(path) < 60
 
@@ -404,29 +406,29 @@ def test_rows_that_vanish_after_find_are_not_found_again(store, tmp_path):
 
 def test_clearing_while_a_shard_is_written_loses_nothing(tmp_path, store, monkeypatch):
     memory = joblib.Memory(str(tmp_path), verbose=0)
-    write_file = store_module._write_file
-    clears = iter([None, None, memory.clear])
+    write_file = shard_module._write_file
+    clears = iter([None, memory.clear])
 
     def clear_in_between(path, content):
         write_file(path, content)
         if clear := next(clears, None):
             clear(warn=False)
 
-    monkeypatch.setattr(store_module, "_write_file", clear_in_between)
+    monkeypatch.setattr(shard_module, "_write_file", clear_in_between)
     assert append(store, range(3))
     assert found(reopened(store), range(3))["mean"].all()
 
 
 def test_a_shard_that_lost_files_while_written_is_written_again(store, monkeypatch):
-    write_file = store_module._write_file
-    losses = iter([None, None, "mean.npy"])
+    write_file = shard_module._write_file
+    losses = iter([None, "mean.npy"])
 
     def lose(path, content):
         write_file(path, content)
         if name := next(losses, None):
             (path.parent / name).unlink()
 
-    monkeypatch.setattr(store_module, "_write_file", lose)
+    monkeypatch.setattr(shard_module, "_write_file", lose)
     assert append(store, range(3))
     assert found(reopened(store), range(3))["mean"].all()
 
@@ -719,7 +721,7 @@ def test_a_directory_that_cannot_be_listed_is_empty(store, monkeypatch):
 
 def test_a_shard_that_cannot_be_opened_is_one_warning(store, monkeypatch):
     append(store, range(3))
-    monkeypatch.setattr(store_module, "open", refuse, raising=False)
+    monkeypatch.setattr(shard_module, "open", refuse, raising=False)
     with pytest.warns(StoreWarning, match=r"refused by a test") as caught:
         store = reopened(store)
     assert len(caught) == 1
@@ -780,7 +782,7 @@ def test_a_full_disk_is_one_warning_and_leaves_nothing(store, monkeypatch):
     n_writes = 0
     while True:
         left = iter(range(n_writes))
-        monkeypatch.setattr(store_module, "open", Disk, raising=False)
+        monkeypatch.setattr(shard_module, "open", Disk, raising=False)
         store = reopened(store)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
@@ -820,13 +822,13 @@ def test_many_small_shards_become_few_and_nothing_is_lost(store):
 
 def test_rows_are_rewritten_a_logarithmic_number_of_times(store, monkeypatch):
     n_written = [0]
-    write_shard = store_module._write_shard
+    write_shard = store_module.write_shard
 
     def count(directory, space, keys, *args):
         n_written[0] += len(keys)
         write_shard(directory, space, keys, *args)
 
-    monkeypatch.setattr(store_module, "_write_shard", count)
+    monkeypatch.setattr(store_module, "write_shard", count)
     for i in range(512):
         append(store, [i])
         store.merge()
@@ -977,7 +979,7 @@ def test_a_claim_ends_with_an_error_too(store):
 
 
 def test_waiting_ends_when_a_claim_does(store, location, monkeypatch):
-    monkeypatch.setattr(store_module, "_WAIT_SECONDS", 60.0)
+    monkeypatch.setattr(claims_module, "_WAIT_SECONDS", 60.0)
     is_claimed, has_ended = threading.Event(), threading.Event()
 
     def hold():
@@ -995,20 +997,20 @@ def test_waiting_ends_when_a_claim_does(store, location, monkeypatch):
 
 
 def test_waiting_for_what_nobody_computes_ends_at_once(store, monkeypatch):
-    monkeypatch.setattr(store_module, "_WAIT_SECONDS", 1e9)
+    monkeypatch.setattr(claims_module, "_WAIT_SECONDS", 1e9)
     with store.claim(keys_of([1]), 1):
         store.wait(keys_of([2]))
 
 
 def test_waiting_ends_when_time_is_up(store, monkeypatch):
-    monkeypatch.setattr(store_module, "_WAIT_SECONDS", 0.05)
+    monkeypatch.setattr(claims_module, "_WAIT_SECONDS", 0.05)
     with store.claim(keys_of([1]), 1):
         store.wait(keys_of([1]))
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no SIGKILL")
 def test_a_killed_holder_blocks_nobody(store, location, monkeypatch):
-    monkeypatch.setattr(store_module, "_WAIT_SECONDS", 1e9)
+    monkeypatch.setattr(claims_module, "_WAIT_SECONDS", 1e9)
     with start("hold", location, 5) as holder:
         assert holder.stdout.readline() == "5\n"
         with store.claim(keys_of(range(7)), 7) as mine:
@@ -1032,7 +1034,7 @@ def test_without_locks_everybody_computes(store, monkeypatch):
     def no_locks(descriptor):
         raise OSError(errno.ENOLCK, "no locks available")
 
-    monkeypatch.setattr(store_module, "_try_lock", no_locks)
+    monkeypatch.setattr(claims_module, "_try_lock", no_locks)
     with store.claim(keys_of([1]), 1) as mine:
         assert mine is None
     assert store.merge() == 0
@@ -1040,8 +1042,8 @@ def test_without_locks_everybody_computes(store, monkeypatch):
 
 
 def test_a_process_that_stopped_while_claiming_does_not_block(store, monkeypatch):
-    monkeypatch.setattr(store_module, "_MUTEX_SECONDS", 0.05)
-    with store._exclusive("mutex"), store.claim(keys_of([1]), 1) as mine:
+    monkeypatch.setattr(claims_module, "_MUTEX_SECONDS", 0.05)
+    with store._claims.exclusive("mutex"), store.claim(keys_of([1]), 1) as mine:
         assert mine is None
 
 

@@ -1,0 +1,303 @@
+"""One shard: how the features of some texts lie on disk.
+
+A shard is a directory of immutable files::
+
+    header.json      what the shard holds, with a checksum of its own
+    keys.npy         16-byte text keys, sorted
+    n_tokens.npy     tokens per text, special ones included, before any cut
+    checksums.npy    CRC-32 of every block of rows of every column and layer
+    <column>.npy     float32, shape (n_stored_layers, n_texts, width)
+    output.pkl       not a pickle; its time of access is the shard's, for joblib
+
+`write_shard` writes them, `open_shard` reads all but the columns, and `Shard.read`
+reads rows of a column. Nothing is ever unpickled; every block is checked whenever it is
+read, and whatever does not match its checksum or belongs to another space is refused
+with `Unreadable`. Files are open only while they are read: a shard may be removed at
+any time, also on Windows and on network file systems.
+
+This module does not know where shards lie, which there are, or who writes one when.
+Level 0 of the module map: only `store` imports it; it imports nothing of the package.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import itertools
+import json
+import math
+import operator
+import os
+import re
+import shutil
+import struct
+import time
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = [
+    "FORMAT",
+    "FloatArray",
+    "Indices",
+    "Keys",
+    "Shard",
+    "Unreadable",
+    "is_gone",
+    "open_shard",
+    "remove_shard",
+    "write_shard",
+]
+
+FORMAT = 1
+_COLUMN = re.compile(r"[a-z_]+(-content)?")
+_SIZES = ("n_texts", "width", "n_block_rows")
+_KEY = np.dtype("S16")
+_COUNT = np.dtype("<i4")
+_CRC = np.dtype("<u4")
+_FLOAT = np.dtype("<f4")
+# joblib takes the time of access of a file of this name for its item's; without one,
+# that of the directory, which joblib's own search renews (relatime).
+_STAMP = "output.pkl"
+_STAMP_SECONDS = 60.0  # how often the stamp is renewed, at most
+_BLOCK_BYTES = 2**14  # per checksum: reading one row costs reading one block
+_HEADER_BYTES = 2**20  # a few hundred in fact
+_RUN_BLOCKS = 128  # blocks read at once: 2 MB stay in the processor's cache
+
+Keys = NDArray[np.bytes_]
+FloatArray = NDArray[np.float32]
+Indices = NDArray[np.intp]
+
+
+class Unreadable(Exception):
+    """A shard that must not be used; the message says why."""
+
+
+@dataclass(eq=False)
+class Shard:
+    """What is known of a shard without reading its columns."""
+
+    path: Path
+    keys: Keys  # (n_texts,), sorted
+    n_tokens: NDArray[np.int32]  # (n_texts,)
+    columns: dict[str, tuple[int, ...]]  # column -> stored layers
+    width: int
+    n_block_rows: int
+    checksums: NDArray[np.uint32]  # (n_column_layers, n_blocks)
+    stamped: float = -np.inf
+
+    @property
+    def n_bytes(self) -> int:
+        """Size of the columns, which is nearly all."""
+        return len(self.checksums) * len(self.keys) * self.width * _FLOAT.itemsize
+
+    @property
+    def signature(self) -> tuple[Any, ...]:
+        """What shards must have in common to be merged."""
+        return self.width, *sorted(self.columns.items())
+
+    def holds(self, column: str, layers: tuple[int, ...]) -> bool:
+        """Whether all these layers of the column are stored."""
+        return set(layers) <= set(self.columns.get(column, ()))
+
+    def read(
+        self,
+        column: str,
+        layers: tuple[int, ...],
+        rows: Indices,
+        out: FloatArray,
+        where: Indices,
+    ) -> None:
+        """Check rows and copy them to out[where], of shape (n_rows, n_layers, width).
+
+        Raises Unreadable, or OSError.
+        """
+        if not len(rows):
+            return
+        order = np.argsort(rows, kind="stable")
+        rows, where = rows[order], where[order]
+        n_texts, n = len(self.keys), self.n_block_rows
+        # Adjoining blocks are read at once.
+        blocks, starts = np.unique(rows // n, return_index=True)
+        starts = np.append(starts, len(rows))
+        is_new = (np.diff(blocks) != 1) | (blocks[1:] % _RUN_BLOCKS == 0)
+        bounds = [0, *(np.flatnonzero(is_new) + 1).tolist(), len(blocks)]
+
+        stored = self.columns[column]
+        names = list(self.columns)
+        line = sum(len(self.columns[name]) for name in names[: names.index(column)])
+        header = _npy_header(_FLOAT, (len(stored), n_texts, self.width))
+        row_bytes = self.width * _FLOAT.itemsize
+        with open(self.path / f"{column}.npy", "rb") as stream:
+            size = len(header) + len(stored) * n_texts * row_bytes
+            has = os.fstat(stream.fileno()).st_size
+            if has != size or stream.read(len(header)) != header:
+                raise Unreadable(f"{column}.npy is not what header.json says")
+            buffer = np.empty((min(_RUN_BLOCKS * n, n_texts), self.width), dtype=_FLOAT)
+            for position, layer in enumerate(layers):
+                i = stored.index(layer)
+                for a, b in itertools.pairwise(bounds):
+                    first = int(blocks[a]) * n
+                    part = buffer[: min((int(blocks[b - 1]) + 1) * n, n_texts) - first]
+                    stream.seek(len(header) + (i * n_texts + first) * row_bytes)
+                    stream.readinto(part.data)
+                    crcs = _block_crcs(part, n)
+                    if crcs != self.checksums[line + i, blocks[a:b]].tolist():
+                        raise Unreadable(f"{column}.npy does not match its checksum")
+                    mine = slice(starts[a], starts[b])
+                    out[where[mine], position] = part[rows[mine] - first]
+
+    def stamp(self) -> None:
+        """Say to joblib that the shard was used, at most once a minute."""
+        now = time.monotonic()
+        if now - self.stamped > _STAMP_SECONDS:
+            self.stamped = now
+            with contextlib.suppress(OSError):  # read-only, or just removed
+                os.utime(self.path / _STAMP)
+
+    def last_access(self) -> float:
+        """Return when the shard was last used, in seconds since the epoch."""
+        try:
+            return os.stat(self.path / _STAMP).st_atime
+        except OSError:
+            return 0.0
+
+
+def open_shard(path: Path, space: str) -> Shard:
+    """Read and check all of a shard but its columns."""
+    raw = _read_file(path / "header.json", at_most=_HEADER_BYTES)
+    header, _, checksum = raw.partition(b"\n")
+    if checksum != b"%08x\n" % zlib.crc32(header):
+        raise Unreadable("header.json does not match its checksum")
+    try:
+        content = json.loads(header)
+        found = content["format"], content["space"]
+        columns = {
+            name: tuple(map(operator.index, layers))
+            for name, layers in content["columns"].items()
+        }
+        sizes = [operator.index(content[name]) for name in _SIZES]
+        crcs = dict(content["crcs"])
+    except Exception as error:  # a header that is none may raise anything
+        raise Unreadable(f"header.json is not a header ({error!r})") from error
+    if found[0] != FORMAT:
+        raise Unreadable(f"it has format {found[0]}, this version reads {FORMAT}")
+    if found[1] != space:
+        raise Unreadable(f"it belongs to other features ({found[1]})")
+    if not all(map(_COLUMN.fullmatch, columns)) or min(sizes) < 1:
+        raise Unreadable("header.json holds impossible values")
+    n_texts, width, n_block_rows = sizes
+
+    def load(name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+        start = _npy_header(dtype, shape)
+        size = len(start) + dtype.itemsize * math.prod(shape)
+        raw = _read_file(path / f"{name}.npy", at_most=size)
+        if not raw.startswith(start) or zlib.crc32(raw) != crcs.get(name):
+            raise Unreadable(f"{name}.npy does not match its checksum")
+        return np.frombuffer(raw, dtype, offset=len(start)).reshape(shape)
+
+    n_lines, n_blocks = sum(map(len, columns.values())), -(-n_texts // n_block_rows)
+    return Shard(
+        path=path,
+        keys=load("keys", _KEY, (n_texts,)),
+        n_tokens=load("n_tokens", _COUNT, (n_texts,)),
+        columns=columns,
+        width=width,
+        n_block_rows=min(n_block_rows, n_texts),
+        checksums=load("checksums", _CRC, (n_lines, n_blocks)),
+    )
+
+
+def write_shard(
+    directory: Path,
+    space: str,
+    keys: Keys,
+    n_tokens: NDArray[np.int32],
+    columns: Mapping[str, tuple[tuple[int, ...], Callable[[int], FloatArray]]],
+    last_access: float | None = None,
+) -> None:
+    """Write a shard's files; columns give their layers and a function i -> matrix."""
+    n_texts, width, n, checksums = len(keys), 0, 0, []
+    for column, (layers, matrix_of) in columns.items():
+        with open(directory / f"{column}.npy", "wb") as stream:
+            for i in range(len(layers)):
+                matrix = np.ascontiguousarray(matrix_of(i), dtype=_FLOAT)
+                width = matrix.shape[1]
+                n = max(1, _BLOCK_BYTES // (width * _FLOAT.itemsize))
+                if i == 0:
+                    stream.write(_npy_header(_FLOAT, (len(layers), n_texts, width)))
+                stream.write(matrix.data)
+                checksums.append(_block_crcs(matrix, n))
+    crcs = {}
+    for name, array in (
+        ("keys", np.asarray(keys, dtype=_KEY)),
+        ("n_tokens", np.asarray(n_tokens, dtype=_COUNT)),
+        ("checksums", np.array(checksums, dtype=_CRC)),
+    ):
+        raw = _npy_header(array.dtype, array.shape) + array.tobytes()
+        crcs[name] = zlib.crc32(raw)
+        _write_file(directory / f"{name}.npy", raw)
+    header = json.dumps(
+        {
+            "format": FORMAT,
+            "space": space,
+            **dict(zip(_SIZES, (n_texts, width, n), strict=True)),
+            "columns": {column: layers for column, (layers, _) in columns.items()},
+            "crcs": crcs,
+        }
+    ).encode()
+    _write_file(directory / "header.json", header + b"\n%08x\n" % zlib.crc32(header))
+    _write_file(directory / _STAMP, b"Not a pickle: joblib reads its time of access.\n")
+    if len(os.listdir(directory)) != len(columns) + 5:
+        raise FileNotFoundError(errno.ENOENT, "removed while written", str(directory))
+    if last_access is not None:
+        os.utime(directory / _STAMP, (last_access, last_access))
+
+
+def is_gone(path: Path, error: OSError) -> bool:
+    """Whether a shard that cannot be read is gone, or just being removed."""
+    if isinstance(error, FileNotFoundError):
+        for _ in range(20):  # joblib removes the files of a shard one by one
+            if not os.path.lexists(path):
+                return True
+            time.sleep(0.01)
+    return not os.path.lexists(path)
+
+
+def remove_shard(path: Path) -> None:
+    """Remove a shard; it is never seen in part."""
+    temporary = path.with_name(f"{path.name}.tmp")
+    os.rename(path, temporary)
+    shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _read_file(path: Path, at_most: int) -> bytes:
+    with open(path, "rb") as stream:
+        if os.fstat(stream.fileno()).st_size > at_most:
+            raise Unreadable(f"{path.name} is too large")
+        return stream.read()
+
+
+def _write_file(path: Path, content: bytes) -> None:
+    with open(path, "wb") as stream:
+        stream.write(content)
+
+
+def _block_crcs(matrix: FloatArray, n_block_rows: int) -> list[int]:
+    return [
+        zlib.crc32(matrix[start : start + n_block_rows].data)
+        for start in range(0, len(matrix), n_block_rows)
+    ]
+
+
+def _npy_header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
+    """Return what begins an .npy file, byte for byte the same in every NumPy."""
+    facts = {"descr": dtype.str, "fortran_order": False, "shape": shape}
+    text = repr(facts).encode()
+    text += b" " * (-(len(text) + 11) % 64) + b"\n"
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text
