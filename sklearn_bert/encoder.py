@@ -257,13 +257,15 @@ class Encoder:
             )
         columns = self._servable(plan)
         contents = self._content_ids(texts)
-        n_first = self._n_excluded(plan.excluded_prompt)
         pieces: list[Ids] = []
         owners: list[int] = []
         for i, content in enumerate(contents):
             cut = self._cut(content, plan.max_length, plan.stride)
             pieces += cut
             owners += [i] * len(cut)
+        # Only the first window of a text begins with the prompt.
+        is_first = np.diff(owners, prepend=-1) > 0
+        n_skipped = np.where(is_first, self._n_excluded(plan.excluded_prompt), 0)
 
         width = self.checkpoint.width
         pooled = {
@@ -273,12 +275,13 @@ class Encoder:
         lengths = np.array([len(p) for p in pieces], dtype=np.int64) + self.n_special
         n_passes = 0
         for rows in self._batches(lengths, plan.batch_size):
-            self._run([pieces[row] for row in rows], rows, columns, n_first, pooled)
+            some = [pieces[row] for row in rows]
+            self._run(some, rows, columns, n_skipped[rows], pooled)
             n_passes += 1
         n_tokens = np.array([len(c) + self.n_special for c in contents], dtype=np.int32)
         return Encoded(
             layers=columns,
-            columns=self._join_windows(pooled, pieces, np.array(owners), n_first),
+            columns=self._join_windows(pooled, pieces, is_first, n_skipped),
             n_tokens=n_tokens,
             n_tokens_run=int(lengths.sum()),
             n_passes=n_passes,
@@ -324,16 +327,17 @@ class Encoder:
         pieces: list[Ids],
         rows: NDArray[np.intp],
         columns: Mapping[str, tuple[int, ...]],
-        n_first: int,
+        n_skipped: NDArray[np.int64],
         out: Mapping[str, FloatArray],
     ) -> None:
         ids, mask = self._pad(pieces)
         counted = {
-            special: self._counted(pieces, mask, special, n_first)
+            special: self._counted(pieces, mask, special, n_skipped)
             for special in {split_column(column)[1] for column in columns}
         }
         # With a prompt left out, the first token that counts stands for [CLS].
-        first = [min(n_first, len(piece) + self.n_special - 1) for piece in pieces]
+        lengths = np.array([len(piece) for piece in pieces]) + self.n_special
+        first = np.minimum(n_skipped, lengths - 1).tolist()
 
         def use(layer: int, states: Tensor, received: Tensor | None) -> None:
             states = states.float()
@@ -343,6 +347,9 @@ class Encoder:
                     continue
                 if name == "cls":
                     vectors = states[torch.arange(len(pieces)), first]
+                elif name == "attention" and received is None:
+                    reason = "its attention weights cannot be read"
+                    raise ValueError(self._refusal(reason, f"pooling={name!r}"))
                 else:
                     vectors = pool(name, states, counted[special], received)
                 out[column][layers.index(layer), rows] = vectors.cpu().numpy()
@@ -367,17 +374,26 @@ class Encoder:
         )
 
     def _counted(
-        self, pieces: list[Ids], mask: Tensor, special: bool, n_first: int
+        self,
+        pieces: list[Ids],
+        mask: Tensor,
+        special: bool,
+        n_skipped: NDArray[np.int64],
     ) -> Tensor:
         """Return which tokens count, shape (n_texts, n_tokens), 1.0 or 0.0."""
-        start, lengths = n_first, [len(piece) + self.n_special for piece in pieces]
-        if not special:
-            start = max(n_first, len(self.prefix))
-            lengths = [length - len(self.suffix) for length in lengths]
-        positions = torch.arange(mask.shape[1])
-        ends = torch.tensor(lengths).unsqueeze(1)
-        counted = (positions >= start) & (positions < ends)
-        return counted.float().to(self.device)
+        starts, ends = self._span(pieces, special, n_skipped)
+        positions = np.arange(mask.shape[1])
+        counted = (positions >= starts[:, None]) & (positions < ends[:, None])
+        return torch.from_numpy(counted).float().to(self.device)
+
+    def _span(
+        self, pieces: list[Ids], special: bool, n_skipped: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the first token that counts and the one after the last, per piece."""
+        ends = np.array([len(piece) for piece in pieces]) + self.n_special
+        if special:
+            return n_skipped, ends
+        return np.maximum(n_skipped, len(self.prefix)), ends - len(self.suffix)
 
     def _forward(
         self,
@@ -422,20 +438,19 @@ class Encoder:
         self,
         pooled: Mapping[str, FloatArray],
         pieces: list[Ids],
-        owners: NDArray[np.intp],
-        n_first: int,
+        is_first: NDArray[np.bool_],
+        n_skipped: NDArray[np.int64],
     ) -> Mapping[str, FloatArray]:
         """Return one vector per text where some texts have several windows."""
-        starts = np.flatnonzero(np.diff(owners, prepend=-1))
-        if len(starts) == len(owners):
+        if is_first.all():
             return pooled
-        ends = np.append(starts[1:], len(owners))
+        starts = np.flatnonzero(is_first)
+        ends = np.append(starts[1:], len(is_first))
         joined = {}
         for column, values in pooled.items():
             name, special = split_column(column)
-            extra = self.n_special if special else 0
-            skipped = n_first if special else max(0, n_first - len(self.prefix))
-            counts = np.array([max(0, len(p) + extra - skipped) for p in pieces])
+            first, after = self._span(pieces, special, n_skipped)
+            counts = np.maximum(after - first, 0)
             result = values[:, starts].copy()
             for i in np.flatnonzero(ends - starts > 1):
                 span = slice(starts[i], ends[i])

@@ -4,6 +4,7 @@ import warnings
 
 import numpy as np
 import pytest
+import transformers
 from checkpoints import (
     ARCHITECTURES,
     VARIANTS,
@@ -13,6 +14,8 @@ from checkpoints import (
 )
 
 from sklearn_bert import BertVectorizer
+from sklearn_bert.checkpoint import find_checkpoint
+from sklearn_bert.encoder import Encoder, Plan
 
 TEXTS = [
     "The quick brown fox",
@@ -189,6 +192,43 @@ def test_a_prompt_that_does_not_count_equals_sentence_transformers(tmp_path, poo
         default_prompt_name="q", include_prompt=False,
     )  # fmt: skip
     assert_equals_sentence_transformers(path)
+
+
+def test_a_prompt_that_does_not_count_is_left_out_of_the_first_window_only(tmp_path):
+    path = declared(
+        tmp_path, prompts={"q": "Hello there: "}, default_prompt_name="q",
+        include_prompt=False, normalize=False, max_seq_length=40,
+    )  # fmt: skip
+    text = ["fox dog " * 10]
+    long = {"overflow": "chunk", "max_length": 16, "stride": 0, "layer": 0}
+    _, left_out = featurize(path, text, **long)
+    _, counted = featurize(path, ["Hello there: " + text[0]], prompt="", **long)
+    # Embeddings do not mix tokens, so means are sums of what counts.
+    tokenizer = transformers.AutoTokenizer.from_pretrained(path)
+    n_prompt = len(tokenizer("Hello there: ")["input_ids"]) - 1
+    n_content = len(tokenizer("Hello there: " + text[0])["input_ids"]) - 2
+    n_all = n_content + 2 * -(-n_content // 14)
+    states = naive_states(path, "Hello there: ")[:n_prompt]
+    expected = (counted[0, 0] * n_all - states.sum(axis=0)) / (n_all - n_prompt)
+    np.testing.assert_allclose(left_out[0, 0], expected, atol=1e-4)
+
+
+def naive_states(path, text):
+    """Return the embedding output of every token of a text."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(path)
+    model = transformers.AutoModel.from_pretrained(path)
+    inputs = tokenizer(text, return_tensors="pt")
+    return (
+        model(**inputs, output_hidden_states=True).hidden_states[0][0].detach().numpy()
+    )
+
+
+def test_attention_that_cannot_be_read_is_refused(checkpoint, monkeypatch):
+    monkeypatch.setattr(Encoder, "_after_attention", lambda *_: None)
+    path = checkpoint("bert_pad_id_nonzero")
+    encoder = Encoder(find_checkpoint(str(path)), "cpu", "float32")
+    with pytest.raises(ValueError, match=r"'attention': its attention weights cannot"):
+        encoder.encode(["a text"], Plan({"attention": (1,)}, 64))
 
 
 def test_declared_lower_case_equals_sentence_transformers(tmp_path):
