@@ -33,6 +33,7 @@ extensions = [
 exclude_patterns = ["_build", "examples", "gallery/**/*.ipynb"]
 templates_path = ["_templates"]
 default_role = "literal"
+smartquotes = False  # types and defaults are code
 
 # Docstrings
 
