@@ -504,7 +504,7 @@ def _fingerprint(directory: Path, trust_remote_code: bool) -> str:
     return digest.hexdigest()[:32]
 
 
-_digests: dict[tuple[str, int, int, int], str] = {}
+_digests: dict[tuple[str, int, int, int, int], str] = {}
 
 
 def _digest(file: Path) -> str:
@@ -516,7 +516,9 @@ def _digest(file: Path) -> str:
     ):
         return name  # the hub cache names large files by this digest
     status = os.stat(real)
-    key = (real, status.st_size, status.st_mtime_ns, status.st_ino)
+    key = (
+        real, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
+    )  # fmt: skip
     if key not in _digests:
         with open(real, "rb") as stream:
             _digests[key] = hashlib.file_digest(stream, "sha256").hexdigest()

@@ -98,7 +98,7 @@ class Claims:
             yield mine
         finally:
             if descriptor is not None:
-                os.close(descriptor)
+                _release(descriptor)
                 with contextlib.suppress(OSError):
                     path.unlink()
 
@@ -130,7 +130,7 @@ class Claims:
             yield is_mine
         finally:
             if descriptor is not None:
-                os.close(descriptor)
+                _release(descriptor)
 
     def _free(self, keys: Keys, at_most: int) -> Indices:
         """Return the first positions in distinct keys that nobody claims."""
@@ -160,7 +160,7 @@ class Claims:
                 try:
                     is_dead = _try_lock(descriptor)
                 finally:
-                    os.close(descriptor)
+                    _release(descriptor)
                 if is_dead:
                     path.unlink()
                 else:
@@ -186,3 +186,13 @@ def _try_lock(descriptor: int) -> bool:
             return False
         raise
     return True
+
+
+def _release(descriptor: int) -> None:
+    """Close a file and free its lock, also where a forked child has a copy of it."""
+    if sys.platform != "win32":
+        import fcntl
+
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+    os.close(descriptor)

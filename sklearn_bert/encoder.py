@@ -158,7 +158,7 @@ class Encoder:
         self._find_special_tokens()
         self._install_hooks()
         self.model.to(self.device)
-        with torch.inference_mode():
+        with torch.inference_mode(), self._exact():
             self._prepare()
 
     # Tokens
@@ -405,7 +405,12 @@ class Encoder:
     ) -> Any:
         """Run a batch up to layer `last`, handing each layer to `use` as it passes."""
         tap = _Tap(last, use)
-        with self._lock, torch.inference_mode(), self._attention(wants_attention):
+        with (
+            self._lock,
+            torch.inference_mode(),
+            self._exact(),
+            self._attention(wants_attention),
+        ):
             self._tap = tap
             self._mask = mask
             try:
@@ -420,6 +425,10 @@ class Encoder:
                 self._tap = None
             use(tap.layer, output.last_hidden_state, tap.received)
             return output
+
+    def _exact(self) -> Any:
+        """Keep a caller's autocast from changing the precision that the key names."""
+        return torch.autocast(self.device.type, enabled=False)
 
     @contextlib.contextmanager
     def _attention(self, wanted: bool) -> Iterator[None]:
@@ -629,7 +638,11 @@ def _load_model(checkpoint: Checkpoint, dtype: str) -> tuple[Any, bool]:
             f"configuration asks for (first: {lost[0]}); its features would be random."
         )
     has_pooler = getattr(model, "pooler", None) is not None and not absent
-    return model.eval().requires_grad_(False), has_pooler
+    model.eval().requires_grad_(False)
+    # The loader maps the file: someone who overwrites it would change these weights.
+    for tensor in (*model.parameters(), *model.buffers()):
+        tensor.data = tensor.data.clone()
+    return model, has_pooler
 
 
 def _load_tokenizer(checkpoint: Checkpoint) -> Any:
@@ -718,6 +731,7 @@ def _after_fork() -> None:
     global _registry_lock
     _registry_lock = threading.Lock()
     _registry.clear()
+    torch.set_num_threads(1)  # OpenMP hangs in a fork of a process that has used it
 
 
 if hasattr(os, "register_at_fork"):

@@ -16,6 +16,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import os
 import threading
 import time
 import warnings
@@ -42,7 +44,10 @@ _WINDOW_TEXTS = 512  # texts per claim and shard: one to two seconds of work on 
 _WINDOW_BYTES = 64 * 2**20
 _READ_BYTES = 32 * 2**20
 _LARGE_BYTES = 2**30
+_PATIENCE = 10  # waits of about a second before a run says what it waits for
 _REMEMBERED = 20_000  # texts counted to notice that they are encoded again and again
+
+logger = logging.getLogger(__name__)
 
 Indices = NDArray[np.intp]
 FloatArray = NDArray[np.float32]
@@ -321,9 +326,19 @@ class _Run:
         n_vectors = sum(len(layers) for layers in self._columns().values())
         return 4 * self.request.checkpoint.width * n_vectors + 20
 
-    def _window(self) -> int:
-        fits = _WINDOW_BYTES // self._bytes_per_text()
-        return int(max(32, min(_WINDOW_TEXTS, fits)))
+    def _windows(self, which: Indices) -> list[Indices]:
+        """Split texts into windows, each of bounded size in memory."""
+        if not len(which):
+            return []
+        fits = min(_WINDOW_TEXTS, max(32, _WINDOW_BYTES // self._bytes_per_text()))
+        pieces = np.ones(len(which), dtype=np.int64)
+        if self.request.overflow == "chunk" and self.request.max_length:
+            # About three characters a token; only the size of a window depends on it.
+            room = 3 * max(1, self.request.max_length - self.request.stride)
+            lengths = (len(self.texts[i]) for i in which)
+            pieces += np.fromiter(lengths, dtype=np.int64, count=len(which)) // room
+        window_of = (np.cumsum(pieces) - pieces) // fits
+        return np.split(which, np.flatnonzero(np.diff(window_of)) + 1)
 
     def _longest_first(self, which: Indices) -> Indices:
         """Order texts by characters, so that windows hold texts of like length."""
@@ -382,8 +397,7 @@ class _Run:
 
     def _without_store(self) -> Iterator[tuple[Indices, NDArray[np.int32], FloatArray]]:
         order = self._longest_first(np.arange(len(self.texts)))
-        size = self._window()
-        windows = [order[start : start + size] for start in range(0, len(order), size)]
+        windows = self._windows(order)
         before = WORK.copy()
         with _progress(len(order), self.engine.verbose) as bar:
             for window, encoded in self._encode(windows, self._columns()):
@@ -439,15 +453,17 @@ class _Run:
         pending = self._longest_first(pending)
         self._announce(store, len(pending))
         n_workers = joblib.effective_n_jobs(self.engine.n_jobs)
-        at_most = self._window() * n_workers
+        waited = 0
         with _progress(len(pending), self.engine.verbose) as bar:
             while len(pending):
+                next_windows = self._windows(pending[: n_workers * _WINDOW_TEXTS])
+                at_most = sum(map(len, next_windows[:n_workers]))
                 with store.claim(self.whole_keys[pending], at_most) as mine:
                     window = pending[:at_most] if mine is None else pending[mine]
                     new = store.refresh() - seen
                     if new:
                         window = window[~self._located(store, window)]
-                    blocks = list(self._encode_and_keep(store, window, n_workers, seen))
+                    blocks = list(self._encode_and_keep(store, window, seen))
                 for which, encoded in blocks:
                     yield which, encoded.n_tokens, self._block(encoded)
                 done = len(pending)
@@ -459,16 +475,22 @@ class _Run:
                 bar.update(done - len(pending))
                 if len(pending) == done:  # others are computing all of it
                     store.wait(self.whole_keys[pending])
+                    waited += 1
+                    if waited == _PATIENCE:
+                        logger.warning(
+                            "waiting for other processes to encode %d texts; their "
+                            "claims lie in %s and end within ten minutes if they stop",
+                            len(pending), store.directory / "claims",
+                        )  # fmt: skip
         store.merge()
 
     def _encode_and_keep(
-        self, store: FeatureStore, window: Indices, n_workers: int, seen: set[str]
+        self, store: FeatureStore, window: Indices, seen: set[str]
     ) -> Iterator[tuple[Indices, Encoded]]:
         if not len(window):
             return
-        size = self._window()
-        parts = [window[start : start + size] for start in range(0, len(window), size)]
-        for part, encoded in self._encode(parts, self._new_columns(store, window)):
+        columns = self._new_columns(store, window)
+        for part, encoded in self._encode(self._windows(window), columns):
             is_whole = np.full(len(part), True)
             if self.request.max_length is not None:
                 is_whole = encoded.n_tokens <= self.request.max_length
@@ -555,9 +577,7 @@ class _Run:
         with _stores_lock:
             if store.directory in _announced:
                 return
-            if growth < _LARGE_BYTES // 100:
-                return
-            total = growth + store.info()["n_bytes"]
+            total = growth + store.n_bytes()
             if total < _LARGE_BYTES:
                 return
             _announced.add(store.directory)
@@ -579,6 +599,17 @@ class _Run:
 _announced: set[Any] = set()
 _stores: OrderedDict[tuple[str, str], FeatureStore] = OrderedDict()
 _stores_lock = threading.Lock()
+
+
+def _after_fork() -> None:
+    """Forget the parent's stores: another thread of it may have held their locks."""
+    global _stores_lock
+    _stores_lock = threading.Lock()
+    _stores.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def _get_store(location: str, request: Request) -> FeatureStore:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import joblib
@@ -23,6 +23,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import check_cv, cross_val_score
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.utils.multiclass import type_of_target
 
 from .checkpoint import DEFAULT_MODEL
 from .features import WORK, features
@@ -52,6 +53,8 @@ class LayerSweep:
         Distinct texts that went through the encoder; the others were in the store.
     seconds_features, seconds_scoring : float
         Time to encode or read, and time of the classifiers.
+    params : dict
+        Other parameters of the `BertVectorizer` that was swept.
     """
 
     model: str
@@ -63,6 +66,7 @@ class LayerSweep:
     n_texts_encoded: int
     seconds_features: float
     seconds_scoring: float
+    params: dict[str, Any] = field(default_factory=dict)
 
     @property
     def means(self) -> NDArray[np.float64]:
@@ -76,9 +80,17 @@ class LayerSweep:
 
     @property
     def best(self) -> dict[str, Any]:
-        """Parameters of the best cell, as `BertVectorizer.set_params` takes them."""
+        """Parameters of `BertVectorizer` for the best cell, the model among them.
+
+        Its score is optimistic: it is the largest of many.
+        """
         p, i = np.unravel_index(int(self.means.argmax()), self.means.shape)
-        return {"layer": self.layers[i], "pooling": self.poolings[p]}
+        return {
+            **self.params,
+            "model": self.model,
+            "layer": self.layers[i],
+            "pooling": self.poolings[p],
+        }
 
     def __str__(self) -> str:
         """Return the table: a row per layer, a column per pooling, mean and spread."""
@@ -174,8 +186,14 @@ def layer_sweep(
     texts = vectorizer._read_texts(X, is_fit=True)
     vectorizer.fit(texts)
     y = np.asarray(y)
-    if len(y) != len(texts):
-        raise ValueError(f"y has {len(y)} rows for {len(texts)} texts in X.")
+    n_rows = len(y) if y.ndim else 0
+    if n_rows != len(texts):
+        raise ValueError(f"y has {n_rows} rows for {len(texts)} texts in X.")
+    if estimator is None and type_of_target(y).startswith("continuous"):
+        raise ValueError(
+            "y holds numbers, and the default estimator is a classifier; pass a "
+            "regressor, such as estimator=Ridge()."
+        )
     if estimator is None:
         estimator = make_pipeline(
             StandardScaler(), LogisticRegression(C=0.01, max_iter=1000)
@@ -209,6 +227,7 @@ def layer_sweep(
         n_texts_encoded=WORK.since(before).n_texts,
         seconds_features=encoded_at - started,
         seconds_scoring=time.perf_counter() - encoded_at,
+        params=vectorizer_params,
     )
 
 

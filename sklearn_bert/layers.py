@@ -244,7 +244,8 @@ def fit_scalar_mix(
     block : ndarray of shape (n_texts, n_poolings, n_layers, width)
         Stored features; all poolings share the layer weights.
     y : array-like of shape (n_texts,) or (n_texts, n_outputs)
-        Target.
+        Target. Whole numbers are classes, unless there are more than 20 distinct ones
+        and fewer than 5 texts for each: then they are numbers.
     C : float, default=0.01
         Inverse strength of the L2 penalty on the linear model and log(gamma), which
         makes their scales unique; the layer logits get a tenth of it, which keeps
@@ -334,10 +335,13 @@ def _encode_target(y: Any, n_texts: int) -> tuple[NDArray[np.float64], bool, boo
             "layer_combination='scalar_mix' learns layer weights from y, got y=None; "
             "pass labels to fit, or choose 'mean' or fixed weights."
         )
-    y = np.asarray(y)
-    if len(y) != n_texts:
-        raise ValueError(f"y has {len(y)} rows for {n_texts} texts in X.")
+    y = np.asarray(y.toarray() if hasattr(y, "toarray") else y)
+    n_rows = len(y) if y.ndim else 0
+    if n_rows != n_texts or not n_texts:
+        raise ValueError(f"y has {n_rows} rows for {n_texts} texts in X.")
     kind = type_of_target(y, input_name="y", raise_unknown=True)
+    if kind == "multiclass" and _are_numbers(y):
+        kind = "continuous"
     if kind in ("binary", "multiclass"):
         classes, codes = np.unique(y.ravel(), return_inverse=True)
         if len(classes) < 2:
@@ -346,7 +350,13 @@ def _encode_target(y: Any, n_texts: int) -> tuple[NDArray[np.float64], bool, boo
                 f"got one class: {classes[:1].tolist()[0]!r}."
             )
         return np.eye(len(classes))[codes], True, False
-    targets = y.reshape(len(y), -1).astype(np.float64)
+    try:
+        targets = y.reshape(len(y), -1).astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            "layer_combination='scalar_mix' learns from one column of classes, a "
+            "multilabel indicator or numbers, got several columns that are no numbers."
+        ) from error
     if kind == "multilabel-indicator":
         return targets, False, False
     if kind in ("continuous", "continuous-multioutput", "multiclass-multioutput"):
@@ -357,6 +367,12 @@ def _encode_target(y: Any, n_texts: int) -> tuple[NDArray[np.float64], bool, boo
         "layer_combination='scalar_mix' learns from classes, a multilabel indicator or "
         f"numbers, got y of type {kind!r}."
     )
+
+
+def _are_numbers(y: NDArray[Any]) -> bool:
+    """Whether whole numbers are too many, for too few texts, to be classes."""
+    n_distinct = len(np.unique(y))
+    return y.dtype.kind in "iuf" and n_distinct > 20 and len(y) < 5 * n_distinct
 
 
 def _loss(

@@ -496,6 +496,11 @@ class FeatureStore:
 
     # For people
 
+    def n_bytes(self) -> int:
+        """Return the size of all shards that are known."""
+        with self._lock:
+            return sum(shard.n_bytes for shard in self._shards.values())
+
     def info(self) -> dict[str, Any]:
         """Return how much this space holds: shards, rows, distinct texts, bytes."""
         with self._lock:

@@ -158,6 +158,9 @@ or sequence of them, default="auto"
         Softmax weights; only with ``layer_combination="scalar_mix"``.
     gamma_ : float
         Learned scale; only with ``layer_combination="scalar_mix"``.
+    layer_scales_ : ndarray of shape (n_poolings, n_layers)
+        Spread of each layer on the training texts, by which it is divided before it is
+        weighted; only with ``layer_combination="scalar_mix"``.
 
     See Also
     --------
@@ -351,7 +354,7 @@ or sequence of them, default="auto"
     def _fit(self, texts: list[str], y: Any) -> np.ndarray | None:
         """Fit; return the frozen features if they had to be made for it."""
         # A fit that fails is not fitted, and nothing learned earlier stays.
-        for name in ("_fitted_params", "layer_weights_", "gamma_"):
+        for name in ("_fitted_params", "layer_weights_", "layer_scales_", "gamma_"):
             self.__dict__.pop(name, None)
         if self._learns_from_y() and y is None:
             raise ValueError(
@@ -369,6 +372,7 @@ or sequence of them, default="auto"
             self._mix = fit_scalar_mix(block, y)
             self.layer_weights_ = self._mix.weights
             self.gamma_ = self._mix.gamma
+            self.layer_scales_ = self._mix.scales
         self._fitted_params = {
             name: _plain_repr(getattr(self, name)) for name in _DECISIVE
         }
@@ -380,7 +384,10 @@ or sequence of them, default="auto"
     def _encode(self, texts: list[str]) -> np.ndarray:
         self._refuse_changes()
         checkpoint = self._checkpoint()
-        if checkpoint.fingerprint != self.fingerprint_:
+        if (checkpoint.fingerprint, _reading(checkpoint)) != (
+            self.fingerprint_,
+            self._reading,
+        ):
             raise ValueError(
                 f"The files of model={self.model!r} changed since fit (fingerprint "
                 f"{checkpoint.fingerprint[:8]}, was {self.fingerprint_[:8]}); features "
@@ -477,6 +484,7 @@ or sequence of them, default="auto"
         self.n_layers_ = n_layers
         self.width_ = checkpoint.width
         self.fingerprint_ = checkpoint.fingerprint
+        self._reading = _reading(checkpoint)
 
     def _resolve_pooling(self, checkpoint: Checkpoint) -> tuple[str, ...]:
         poolings = check_pooling(self.pooling)
@@ -556,6 +564,11 @@ or sequence of them, default="auto"
                     f"{name} was {fitted} in fit and is {current} now; call fit again "
                     "after set_params."
                 )
+
+
+def _reading(checkpoint: Checkpoint) -> tuple[bool, bool]:
+    """Return what a checkpoint declares about reading texts, beside its files."""
+    return checkpoint.declared.lower_case, checkpoint.declared.include_prompt
 
 
 def _plain_repr(value: Any) -> str:

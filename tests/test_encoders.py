@@ -1,9 +1,11 @@
 """Every architecture is served as plain transformers would, or refused."""
 
+import json
 import warnings
 
 import numpy as np
 import pytest
+import torch
 import transformers
 from checkpoints import (
     ARCHITECTURES,
@@ -119,6 +121,50 @@ def test_batches_and_early_exit_do_not_change_the_numbers(checkpoint, name):
     for layer in (0, 1, 3):
         _, alone = featurize(path, layer=layer, batch_size=1, normalize=False)
         np.testing.assert_allclose(alone[:, 0], every[:, layer], atol=1e-5)
+
+
+def test_weights_overwritten_in_place_do_not_reach_a_loaded_encoder(tmp_path):
+    path = build_checkpoint("bert", tmp_path / "bert")
+    encoder = Encoder(find_checkpoint(str(path)), "cpu", "float32")
+    plan = Plan({"mean": (0, 1, 2, 3)}, 64)
+    before = encoder.encode(TEXTS, plan).columns["mean"].copy()
+    with (path / "model.safetensors").open("r+b") as stream:
+        n_bytes = stream.seek(0, 2)
+        stream.seek(0)
+        stream.write(bytes(n_bytes))
+    after = encoder.encode(TEXTS, plan).columns["mean"]
+    np.testing.assert_array_equal(after, before)
+
+
+@pytest.mark.parametrize("is_packed", [True, False])
+def test_a_callers_autocast_does_not_change_the_numbers(
+    checkpoint, monkeypatch, is_packed
+):
+    if not is_packed:
+        monkeypatch.setattr("sklearn_bert.encoder.pack_linears", lambda _: [])
+    encoder = Encoder(find_checkpoint(str(checkpoint("bert"))), "cpu", "float32")
+    plan = Plan({"mean": (3,)}, 64)
+    expected = encoder.encode(TEXTS, plan).columns["mean"]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        result = encoder.encode(TEXTS, plan).columns["mean"]
+        Encoder(find_checkpoint(str(checkpoint("bert"))), "cpu", "float32")
+    np.testing.assert_array_equal(result, expected)
+
+
+@pytest.mark.parametrize(
+    ("file", "key", "value"),
+    [
+        ("sentence_bert_config.json", "do_lower_case", True),
+        ("1_Pooling/config.json", "include_prompt", False),
+    ],
+)
+def test_a_declaration_that_changes_after_fit_is_noticed(tmp_path, file, key, value):
+    path = declared(tmp_path, max_seq_length=32)
+    vectorizer = BertVectorizer(str(path)).fit(TEXTS)
+    content = json.loads((path / file).read_text())
+    (path / file).write_text(json.dumps({**content, key: value}))
+    with pytest.raises(ValueError, match=r"files of model=.* changed since fit"):
+        vectorizer.transform(TEXTS)
 
 
 def test_the_limit_of_roberta_leaves_room_for_the_padding_offset(checkpoint):

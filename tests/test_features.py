@@ -1,10 +1,15 @@
-"""Memory stays bounded, whatever the number of texts."""
+"""Memory stays bounded, and forked processes work."""
 
 import json
+import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+
+from sklearn_bert import BertVectorizer
+from sklearn_bert.features import Engine, _Run
 
 CODE = """
 import json, resource, sys, warnings
@@ -22,6 +27,46 @@ before = peak()
 result = vectorizer.transform(texts)
 print(json.dumps({"grown": peak() - before, "output": result.nbytes}))
 """
+
+
+def test_windows_of_long_texts_hold_few_of_them(tiny):
+    vectorizer = BertVectorizer(tiny, overflow="chunk", max_length=64, stride=0)
+    vectorizer.fit([])
+    request = vectorizer._request(vectorizer._checkpoint())
+    long = _Run(["word " * 5000] * 40, request, Engine())
+    assert max(map(len, long._windows(np.arange(40)))) <= 4
+    short = _Run(["word"] * 1000, request, Engine())
+    assert [len(window) for window in short._windows(np.arange(1000))] == [512, 488]
+
+
+FORKED = """
+import multiprocessing, os, sys, threading
+from sklearn_bert import BertVectorizer
+model, memory = sys.argv[1:]
+vectorizer = BertVectorizer(model, memory=memory).fit([])
+vectorizer.transform([f"text {i}" for i in range(50)])
+def keep_busy():
+    while True:
+        vectorizer.transform(["text 1"])
+for _ in range(2):
+    threading.Thread(target=keep_busy, daemon=True).start()
+def child(i):
+    return vectorizer.transform([f"child {i}", "text 1"]).shape
+with multiprocessing.get_context("fork").Pool(4) as pool:
+    print(pool.map_async(child, range(8)).get(timeout=60), flush=True)
+os._exit(0)  # without waiting for the threads
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no fork")
+def test_forked_children_of_a_busy_process_encode_too(tiny, tmp_path):
+    run = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", FORKED, tiny, str(tmp_path)],
+        check=True, capture_output=True, text=True, timeout=120,
+        env={**os.environ, "OMP_NUM_THREADS": "2"},
+    )  # fmt: skip
+    assert run.stdout.strip() == str([(2, 32)] * 8)
 
 
 @pytest.mark.slow

@@ -54,6 +54,8 @@ def test_a_regressor_and_numbers_are_scored_too(tiny):
 def test_labels_of_another_length_are_refused_before_any_pass(tiny, work):
     with pytest.raises(ValueError, match=r"y has 3 rows for 64 texts in X"):
         layer_sweep(TEXTS, [0, 1, 0], model=tiny)
+    with pytest.raises(ValueError, match=r"y has 0 rows for 64 texts in X"):
+        layer_sweep(TEXTS, None, model=tiny)
     assert work().n_passes == 0
 
 
@@ -74,9 +76,21 @@ def made_up():
 
 
 def test_best_is_what_set_params_takes():
-    assert made_up().best == {"layer": 3, "pooling": "cls"}
+    assert made_up().best == {"model": "a/b", "layer": 3, "pooling": "cls"}
     vectorizer = BertVectorizer().set_params(**made_up().best)
-    assert (vectorizer.layer, vectorizer.pooling) == (3, "cls")
+    assert (vectorizer.model, vectorizer.layer) == ("a/b", 3)
+
+
+def test_best_keeps_the_model_and_all_other_parameters(tiny, tmp_path):
+    given = {"special_tokens": False, "prompt": "a ", "memory": tmp_path}
+    sweep = layer_sweep(TEXTS, LABELS, model=tiny, cv=2, **given)
+    assert sweep.best == {**given, **sweep.best}
+    assert BertVectorizer(**sweep.best).fit_transform(TEXTS).shape == (64, 32)
+
+
+def test_numbers_without_a_regressor_are_refused_with_the_cure(tiny):
+    with pytest.raises(ValueError, match=r"pass a regressor, such as estimator=Ridge"):
+        layer_sweep(TEXTS, np.arange(64) / 7, model=tiny)
 
 
 def test_the_table_marks_the_best_cell_and_shows_spread():

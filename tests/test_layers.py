@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.sparse import csr_array
 
 from sklearn_bert import layers as module
 from sklearn_bert.layers import (
@@ -145,6 +146,19 @@ def test_scalar_mix_finds_the_layer_that_carries_the_target(kind):
     assert mix.weights.sum() == pytest.approx(1)
 
 
+def test_many_whole_numbers_are_numbers_and_not_classes():
+    values, y = informative("number", n_texts=1000)
+    whole = fit_scalar_mix(values, np.round(1000 * y).astype(int))
+    exact = fit_scalar_mix(values, y)
+    np.testing.assert_allclose(whole.weights, exact.weights, atol=0.02)
+
+
+def test_a_sparse_multilabel_target_is_read():
+    values, y = informative("multilabel")
+    sparse = fit_scalar_mix(values, csr_array(y))
+    np.testing.assert_allclose(sparse.weights, fit_scalar_mix(values, y).weights)
+
+
 def test_scalar_mix_does_not_favour_layers_of_large_norm():
     values, y = informative("binary")
     scaled = values * np.array([1, 1, 1000, 1], dtype=np.float32)[:, np.newaxis]
@@ -177,6 +191,11 @@ def test_scalar_mix_gradient_equals_finite_differences(kind, monkeypatch):
         (None, r"learns layer weights from y, got y=None"),
         ([0] * 5, r"needs at least two classes in y"),
         ([0, 1], r"y has 2 rows for 5 texts"),
+        (3, r"y has 0 rows for 5 texts"),
+        (
+            [["a", "b"]] * 4 + [["b", "c"]],
+            r"several columns that are no numbers|Unknown",
+        ),
     ],
 )
 def test_scalar_mix_refuses_a_target_it_cannot_learn_from(y, message):

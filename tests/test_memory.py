@@ -84,7 +84,7 @@ def info(memory):
 
 def in_windows(monkeypatch, n_texts):
     """Make shards of so many texts."""
-    monkeypatch.setattr(features._Run, "_window", lambda self: n_texts)
+    monkeypatch.setattr(features, "_WINDOW_TEXTS", n_texts)
 
 
 def run(code, *arguments):
@@ -404,7 +404,7 @@ from pathlib import Path
 import numpy as np
 from sklearn_bert import BertVectorizer, features
 from sklearn_bert import encoder
-features._Run._window = lambda self: 4
+features._WINDOW_TEXTS = 4
 model, memory, first, last, out = sys.argv[1:]
 texts = [f"text number {i} of zymurgy" for i in range(int(first), int(last))]
 me = Path(memory + out[-5])
