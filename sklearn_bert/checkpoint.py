@@ -7,7 +7,7 @@ the contents of every file that changes the numbers: weights, tokenizer, configu
 Names never identify a checkpoint. Nothing here loads weights or imports torch, so a run
 that finds all its texts in the store stays without torch and transformers.
 
-Level 1 of the module map: imports only `_validation`.
+Level 1 of the module map: imports nothing of the package.
 """
 
 from __future__ import annotations

@@ -4,8 +4,7 @@
 the encoder; `LayerSweepDisplay` draws what it returns. Computing and drawing are two
 things: nothing here needs matplotlib until `plot` is called.
 
-Level 5 of the module map: imports `_validation`, `checkpoint`, `features`, `layers`,
-`pooling` and `vectorizer`.
+Level 5 of the module map: imports `checkpoint`, `features` and `vectorizer`.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.multiclass import type_of_target
 
 from .checkpoint import DEFAULT_MODEL
-from .features import WORK, features
+from .features import WORK
 from .vectorizer import BertVectorizer
 
 __all__ = ["LayerSweep", "LayerSweepDisplay", "layer_sweep"]
@@ -201,9 +200,7 @@ def layer_sweep(
     splits = list(check_cv(cv, y, classifier=is_classifier(estimator)).split(texts, y))
 
     before, started = WORK.copy(), time.perf_counter()
-    block = features(
-        texts, vectorizer._request(vectorizer._checkpoint()), vectorizer._engine()
-    )
+    block = vectorizer._by_layer(texts)
     if vectorizer.normalize_:
         block /= np.maximum(np.linalg.norm(block, axis=3, keepdims=True), 1e-12)
     encoded_at = time.perf_counter()

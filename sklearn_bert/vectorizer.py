@@ -362,13 +362,12 @@ or sequence of them, default="auto"
                 "the target y is None: layer_combination='scalar_mix' learns layer "
                 "weights from y."
             )
-        engine = self._engine()
-        checkpoint = self._checkpoint()
-        self._resolve(checkpoint)
+        self._engine()  # checks the parameters that decide nothing
+        self._resolve(self._checkpoint())
         self._mix: ScalarMix | None = None
         block = None
         if self.layer_combination_ == "scalar_mix":
-            block = features(texts, self._request(checkpoint), engine)
+            block = self._by_layer(texts)
             self._mix = fit_scalar_mix(block, y)
             self.layer_weights_ = self._mix.weights
             self.gamma_ = self._mix.gamma
@@ -395,6 +394,10 @@ or sequence of them, default="auto"
             )
         blocks = iter_features(texts, self._request(checkpoint), self._engine())
         return self._combine(blocks, len(texts))
+
+    def _by_layer(self, texts: list[str]) -> np.ndarray:
+        """Return uncombined features, (n_texts, n_poolings, n_layers, width)."""
+        return features(texts, self._request(self._checkpoint()), self._engine())
 
     def _combine(self, blocks: Any, n_texts: int) -> np.ndarray:
         n_poolings, n_layers = len(self.pooling_), len(self.layers_)
