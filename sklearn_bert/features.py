@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 
 from .checkpoint import Checkpoint
 from .pooling import CHEAP_POOLINGS, column_name, split_column
-from .store import FORMAT, FeatureStore, Hits, Keys, store_location
+from .store import FORMAT, FeatureStore, Hits, Keys
 
 if TYPE_CHECKING:
     from .encoder import Encoded, Plan
@@ -106,6 +106,11 @@ class Request:
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
         return f"v{FORMAT}-{digest[:32]}"
 
+    def empty_block(self, n_rows: int) -> FloatArray:
+        """Return room for features, (n_rows, n_poolings, n_layers, width)."""
+        shape = (n_rows, len(self.poolings), len(self.layers), self.checkpoint.width)
+        return np.empty(shape, dtype=np.float32)
+
     def cut(self) -> str:
         """Name how a text that is too long is cut."""
         if self.overflow == "chunk":
@@ -117,7 +122,7 @@ class Request:
 class Engine:
     """What decides where and how fast the numbers are made, never the numbers."""
 
-    memory: Any = None
+    location: str | None = None  # of the store, see `store.store_location`
     store_layers: str = "all"
     device: str = "auto"
     batch_size: int | None = None
@@ -153,13 +158,7 @@ WORK = Work()
 
 def features(texts: list[str], request: Request, engine: Engine) -> FloatArray:
     """Return all blocks at once, shape (n_texts, n_poolings, n_layers, width)."""
-    shape = (
-        len(texts),
-        len(request.poolings),
-        len(request.layers),
-        request.checkpoint.width,
-    )
-    out = np.empty(shape, dtype=np.float32)
+    out = request.empty_block(len(texts))
     for rows, block in iter_features(texts, request, engine):
         out[rows] = block
     return out
@@ -250,9 +249,8 @@ class _Run:
         self.request = request
         self.engine = engine
         self.store: FeatureStore | None = None
-        location = store_location(engine.memory)
-        if location is not None and texts:
-            self.store = _get_store(location, request)
+        if engine.location is not None and texts:
+            self.store = _get_store(engine.location, request)
             self.store.reopen()
         self._whole: Keys | None = None
         self._cut: Keys | None = None
@@ -380,15 +378,7 @@ class _Run:
 
     def _block(self, encoded: Encoded) -> FloatArray:
         """Return the requested part, shape (n_texts, n_poolings, n_layers, width)."""
-        block = np.empty(
-            (
-                len(encoded.n_tokens),
-                len(self.request.poolings),
-                len(self.request.layers),
-                self.request.checkpoint.width,
-            ),
-            dtype=np.float32,
-        )
+        block = self.request.empty_block(len(encoded.n_tokens))
         for p, (column, layers) in enumerate(self.request.wanted.items()):
             for i, layer in enumerate(layers):
                 stored = encoded.layers[column].index(layer)
@@ -541,10 +531,7 @@ class _Run:
     ) -> Generator[tuple[Indices, NDArray[np.int32], FloatArray], None, Indices]:
         """Yield what the store has of the pending texts; return the rest, in order."""
         request = self.request
-        per_row = (
-            4 * request.checkpoint.width * len(request.layers) * len(request.poolings)
-        )
-        size = max(1, _READ_BYTES // per_row)
+        size = max(1, _READ_BYTES // request.empty_block(1).nbytes)
         done = np.zeros(len(self.texts), dtype=bool)
         is_intact = False
         while not is_intact:
@@ -553,11 +540,7 @@ class _Run:
                 for start in range(0, len(texts), size):
                     part = texts[start : start + size]
                     where = positions[start : start + size]
-                    shape = (
-                        len(part), len(request.poolings), len(request.layers),
-                        request.checkpoint.width,
-                    )  # fmt: skip
-                    block = np.empty(shape, dtype=np.float32)
+                    block = request.empty_block(len(part))
                     is_intact = all(
                         store.read(hits[column], where, column, layers, block[:, p])
                         for p, (column, layers) in enumerate(request.wanted.items())

@@ -432,7 +432,7 @@ or sequence of them, default="auto"
 
     def _engine(self) -> Engine:
         """Check the parameters that never change the numbers."""
-        store_location(self.memory)
+        location = store_location(self.memory)
         if not isinstance(self.device, str) or not _DEVICE.fullmatch(self.device):
             raise ValueError(
                 "device must be 'auto', 'cpu', 'cuda', 'cuda:<index>' or 'mps', "
@@ -446,7 +446,7 @@ or sequence of them, default="auto"
         if self.n_jobs is not None and check_integer("n_jobs", self.n_jobs) == 0:
             raise ValueError("n_jobs must not be 0; pass None, a number or -1.")
         return Engine(
-            memory=self.memory,
+            location=location,
             store_layers=check_choice(
                 "store_layers", self.store_layers, ("all", "requested")
             ),
