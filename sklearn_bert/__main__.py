@@ -2,7 +2,7 @@
 
 No logic of its own: it reads arguments, calls the public interface and prints.
 
-Level 6 of the module map: nothing imports it.
+Level 8 of the module map: nothing imports it.
 """
 
 from __future__ import annotations

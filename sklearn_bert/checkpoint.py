@@ -129,6 +129,13 @@ class Checkpoint:
     declared: Declared = field(default_factory=Declared)
     trust_remote_code: bool = False
 
+    def refusal(self, reason: str, what: str = "") -> str:
+        """Return the sentence that refuses to serve this encoder."""
+        return (
+            f"model={self.name!r} (type {self.model_type!r}) cannot be served"
+            f"{' with ' + what if what else ''}: {reason}."
+        )
+
 
 def find_checkpoint(
     model: str,

@@ -8,7 +8,7 @@ the like), the text, and how the text was cut.
 
 Torch is not imported unless a text has to be encoded.
 
-Level 3 of the module map: imports `checkpoint`, `pooling`, `store` and, for a text that
+Level 5 of the module map: imports `checkpoint`, `pooling`, `store` and, for a text that
 has to be encoded, `encoder`.
 """
 
@@ -35,9 +35,12 @@ from .pooling import CHEAP_POOLINGS, column_name, split_column
 from .store import FORMAT, FeatureStore, Hits, Keys
 
 if TYPE_CHECKING:
-    from .encoder import Encoded, Plan
+    from .encoder import Encoded, Encoder, Plan
+    from .network import Execution
 
-__all__ = ["WORK", "Engine", "Request", "Work", "features", "iter_features"]
+__all__ = [
+    "WORK", "Engine", "Request", "Work", "execution", "features", "iter_features",
+]  # fmt: skip
 
 _NUMBERS = 1  # raise it when a change of ours moves the numbers beyond float noise
 _WINDOW_TEXTS = 512  # texts per claim and shard: one to two seconds of work on a CPU
@@ -164,6 +167,18 @@ def features(texts: list[str], request: Request, engine: Engine) -> FloatArray:
     return out
 
 
+def execution(request: Request, engine: Engine) -> Execution:
+    """Return how the encoder runs on this machine, loading it."""
+    return _load(request, engine).execution
+
+
+def _load(request: Request, engine: Engine) -> Encoder:
+    from .encoder import get_encoder, resolve_device
+
+    device = resolve_device(engine.device)
+    return get_encoder(request.checkpoint, device, request.dtype)
+
+
 def iter_features(
     texts: list[str], request: Request, engine: Engine
 ) -> Iterator[tuple[Indices, FloatArray]]:
@@ -223,6 +238,24 @@ def _warn_if_cut(n_tokens: NDArray[np.int64], max_length: int | None) -> None:
         f"max_length={max_length} tokens and were cut; {share:.1f} % of all tokens are "
         f"lost (the longest text has {n_tokens.max()}). Pass overflow='chunk' to use "
         "whole texts, or overflow='raise' to refuse them.",
+        UserWarning,
+        stacklevel=_outside(),
+    )
+
+
+_has_warned: set[str] = set()
+
+
+def _warn_if_slow(device: str, dtype: str) -> None:
+    """Say once that this processor computes a half precision in software."""
+    from .encoder import resolve_device, runs_in_software
+
+    if dtype in _has_warned or not runs_in_software(resolve_device(device), dtype):
+        return
+    _has_warned.add(dtype)
+    warnings.warn(
+        f"This processor computes {dtype} in software: dtype={dtype!r} takes several "
+        "times as long here as dtype='float32'.",
         UserWarning,
         stacklevel=_outside(),
     )
@@ -353,6 +386,7 @@ class _Run:
         from .encoder import encode
 
         request, engine, plan = self.request, self.engine, self._plan(columns)
+        _warn_if_slow(engine.device, request.dtype)
         arguments = (
             (
                 request.checkpoint, engine.device, request.dtype,
@@ -410,13 +444,7 @@ class _Run:
                     n_tokens[unknown[hits.found]] = hits.n_tokens[hits.found]
                 unknown = np.flatnonzero(n_tokens == 0)
         if len(unknown):
-            from .encoder import get_encoder, resolve_device
-
-            encoder = get_encoder(
-                self.request.checkpoint,
-                resolve_device(self.engine.device),
-                self.request.dtype,
-            )
+            encoder = _load(self.request, self.engine)
             for start in range(0, len(unknown), _WINDOW_TEXTS):
                 part = unknown[start : start + _WINDOW_TEXTS]
                 n_tokens[part] = encoder.count_tokens([self.texts[i] for i in part])

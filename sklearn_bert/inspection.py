@@ -4,7 +4,7 @@
 the encoder; `LayerSweepDisplay` draws what it returns. Computing and drawing are two
 things: nothing here needs matplotlib until `plot` is called.
 
-Level 5 of the module map: imports `checkpoint`, `features` and `vectorizer`.
+Level 7 of the module map: imports `checkpoint`, `features` and `vectorizer`.
 """
 
 from __future__ import annotations

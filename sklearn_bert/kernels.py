@@ -7,7 +7,7 @@ uses operators that are private to torch, so it is tried, never assumed: the cal
 compares the swapped network with the plain one and takes the swap back with `unpack`
 if a number differs.
 
-Level 0 of the module map: only `encoder` imports it; it imports nothing of the package.
+Level 0 of the module map: only `network` imports it; it imports nothing of the package.
 """
 
 from __future__ import annotations

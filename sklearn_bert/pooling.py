@@ -1,8 +1,8 @@
 """From token states to one vector per text, before the store.
 
-Each pooling is one small function of a padded batch of token states and the mask of
-the tokens that count; padding never counts. The functions use tensor methods only, so
-importing this module does not import torch. Also here: which poolings exist, which are
+Each pooling is one small function of a batch of token states and of which text each
+counts for; padding never counts. The functions use tensor methods only, so importing
+this module does not import torch. Also here: which poolings exist, which are
 cheap enough to be stored with every pass, and how the vectors of the windows of one
 long text become one vector.
 
@@ -15,6 +15,7 @@ Level 1 of the module map: imports only `_validation`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CHEAP_POOLINGS",
     "POOLINGS",
+    "Members",
     "aggregate",
     "check_pooling",
     "column_name",
@@ -41,32 +43,53 @@ CHEAP_POOLINGS = ("cls", "mean", "max")
 """Poolings that a pass stores for every layer: they cost less than 1 % of it."""
 
 
-# In all of these: states (n_texts, n_tokens, width) in float32, counted (n_texts,
-# n_tokens) as 0.0 and 1.0, received (n_texts, n_tokens) or None, and the answer has
-# shape (n_texts, width). A text of which no token counts gets zeros.
+@dataclass(frozen=True)
+class Members:
+    """Which rows of a layer's states count, and for which text.
+
+    Attributes
+    ----------
+    owners : Tensor of shape (n_rows,), int64
+        The text that a row counts for; `n_texts` for padding and for tokens left out.
+    counts : Tensor of shape (n_texts, 1), float32
+        Rows that count, per text.
+    """
+
+    owners: Tensor
+    counts: Tensor
 
 
-def _mean(states: Tensor, counted: Tensor, received: Tensor | None) -> Tensor:
-    total = (states * counted.unsqueeze(-1)).sum(dim=1)
-    return total / counted.sum(dim=1, keepdim=True).clamp(min=1.0)
+# In all of these: states (n_rows, width) in float32, received (n_rows,) or None, and
+# the answer has shape (n_texts, width). A text of which no token counts gets zeros.
 
 
-def _mean_sqrt_len(states: Tensor, counted: Tensor, received: Tensor | None) -> Tensor:
-    total = (states * counted.unsqueeze(-1)).sum(dim=1)
-    return total / counted.sum(dim=1, keepdim=True).clamp(min=1.0).sqrt()
+def _total(states: Tensor, members: Members) -> Tensor:
+    n_texts, width = len(members.counts), states.shape[1]
+    totals = states.new_zeros((n_texts + 1, width))
+    return totals.index_add_(0, members.owners, states)[:n_texts]
 
 
-def _max(states: Tensor, counted: Tensor, received: Tensor | None) -> Tensor:
-    hidden = counted.unsqueeze(-1) == 0
-    largest = states.masked_fill(hidden, -float("inf")).amax(dim=1)
-    return largest.masked_fill(largest == -float("inf"), 0.0)
+def _mean(states: Tensor, members: Members, received: Tensor | None) -> Tensor:
+    return _total(states, members) / members.counts.clamp(min=1.0)
 
 
-def _attention(states: Tensor, counted: Tensor, received: Tensor | None) -> Tensor:
+def _mean_sqrt_len(states: Tensor, members: Members, received: Tensor | None) -> Tensor:
+    return _total(states, members) / members.counts.clamp(min=1.0).sqrt()
+
+
+def _max(states: Tensor, members: Members, received: Tensor | None) -> Tensor:
+    n_texts, width = len(members.counts), states.shape[1]
+    largest = states.new_zeros((n_texts + 1, width))
+    owners = members.owners.unsqueeze(1).expand(-1, width)
+    largest.scatter_reduce_(0, owners, states, "amax", include_self=False)
+    return largest[:n_texts]
+
+
+def _attention(states: Tensor, members: Members, received: Tensor | None) -> Tensor:
     assert received is not None
-    weights = received * counted
-    weights = weights / weights.sum(dim=1, keepdim=True).clamp(min=1e-12)
-    return (states * weights.unsqueeze(-1)).sum(dim=1)
+    weights = received.unsqueeze(1)
+    total = _total(weights, members).clamp(min=1e-12)
+    return _total(states * weights, members) / total
 
 
 POOLINGS: dict[str, Callable[..., Any] | None] = {
@@ -79,18 +102,20 @@ POOLINGS: dict[str, Callable[..., Any] | None] = {
 }
 
 
-def pool(name: str, states: Tensor, counted: Tensor, received: Tensor | None) -> Tensor:
-    """Pool a padded batch.
+def pool(
+    name: str, states: Tensor, members: Members, received: Tensor | None
+) -> Tensor:
+    """Pool the token states of a batch, packed or padded.
 
     Parameters
     ----------
     name : str
         A key of `POOLINGS` other than "cls" and "pooler".
-    states : Tensor of shape (n_texts, n_tokens, width)
-        Token states of one layer, float32.
-    counted : Tensor of shape (n_texts, n_tokens)
-        1.0 where a token counts, 0.0 for padding and for tokens left out.
-    received : Tensor of shape (n_texts, n_tokens) or None
+    states : Tensor of shape (n_rows, width)
+        States of one layer, float32, one row per token or padding.
+    members : Members
+        Which rows count, and for which text.
+    received : Tensor of shape (n_rows,) or None
         Attention received per token, averaged over heads and queries.
 
     Returns
@@ -99,7 +124,7 @@ def pool(name: str, states: Tensor, counted: Tensor, received: Tensor | None) ->
     """
     function = POOLINGS[name]
     assert function is not None
-    pooled: Tensor = function(states, counted, received)
+    pooled: Tensor = function(states, members, received)
     return pooled
 
 

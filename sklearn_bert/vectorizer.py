@@ -4,7 +4,7 @@ The estimator holds parameters and, once fitted, what they resolved to; never we
 It reads texts through `_validation`, asks `features` for frozen features, and combines
 layers as `layers` says. It does not know how texts are encoded or stored.
 
-Level 4 of the module map: imports `_validation`, `checkpoint`, `features`, `layers`,
+Level 6 of the module map: imports `_validation`, `checkpoint`, `features`, `layers`,
 `pooling` and `store`.
 """
 
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin
@@ -26,7 +26,7 @@ from ._validation import (
     is_integer,
 )
 from .checkpoint import DEFAULT_MODEL, Checkpoint, find_checkpoint
-from .features import Engine, Request, features, iter_features
+from .features import Engine, Request, execution, features, iter_features
 from .layers import (
     ScalarMix,
     check_combination,
@@ -39,6 +39,9 @@ from .layers import (
 )
 from .pooling import POOLINGS, check_pooling
 from .store import store_location
+
+if TYPE_CHECKING:
+    from .network import Execution
 
 __all__ = ["BertVectorizer"]
 
@@ -154,6 +157,10 @@ or sequence of them, default="auto"
         Size of one layer's vector.
     fingerprint_ : str
         Digest of the encoder's files. `transform` refuses to run on others.
+    execution_ : Execution
+        How the encoder runs on this machine: ``layout`` ("packed" or "padded"),
+        ``linear`` ("prepacked" or "plain"), ``device`` and ``dtype``. Asking loads the
+        encoder.
     layer_weights_ : ndarray of shape (n_layers,)
         Softmax weights; only with ``layer_combination="scalar_mix"``.
     gamma_ : float
@@ -343,6 +350,12 @@ or sequence of them, default="auto"
             self.layers_, self.pooling_, self.layer_combination_, self.width_
         )
         return np.array(names, dtype=object)
+
+    @property
+    def execution_(self) -> Execution:
+        """How the encoder runs on this machine; asking loads it."""
+        check_is_fitted(self)
+        return execution(self._request(self._checkpoint()), self._engine())
 
     # The three steps, on plain lists of texts
 

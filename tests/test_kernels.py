@@ -43,8 +43,8 @@ def load(tmp_path, name):
 )
 def test_linear_layers_of_a_network_are_swapped(tmp_path, name, fuses):
     encoder = load(tmp_path, name)
-    layers = [m for block in encoder._blocks for m in block.modules()]
-    assert encoder.is_packed
+    layers = [m for block in encoder.network._blocks for m in block.modules()]
+    assert encoder.execution.linear == "prepacked"
     assert not any(type(layer) is nn.Linear for layer in layers)
     packed = [layer for layer in layers if isinstance(layer, PackedLinear)]
     assert any(layer.activation == "gelu" for layer in packed) == fuses
@@ -67,7 +67,7 @@ def test_a_swap_that_changes_numbers_is_taken_back(tmp_path, monkeypatch):
 
     monkeypatch.setattr(PackedLinear, "forward", wrong)
     encoder = load(tmp_path, "bert")
-    assert not encoder.is_packed
+    assert encoder.execution.linear == "plain"
     encoded = encoder.encode(["text"], Plan({"mean": (3,)}, 64))
     assert encoded.n_passes == 1
 
@@ -77,4 +77,4 @@ def test_a_torch_without_the_operators_runs_plain(tmp_path, monkeypatch):
         raise AttributeError("no such operator")
 
     monkeypatch.setattr(PackedLinear, "__init__", absent)
-    assert not load(tmp_path, "bert").is_packed
+    assert load(tmp_path, "bert").execution.linear == "plain"

@@ -249,7 +249,7 @@ def test_a_single_layer_stops_the_pass_there(tiny):
 
     encoder = get_encoder(find_checkpoint(tiny), "cpu", "float32")
     ran = []
-    hook = encoder._blocks[-1].register_forward_hook(lambda *_: ran.append(1))
+    hook = encoder.network._blocks[-1].register_forward_hook(lambda *_: ran.append(1))
     BertVectorizer(tiny, layer=1).fit_transform(TEXTS)
     assert not ran
     BertVectorizer(tiny, layer=2).fit_transform(TEXTS)

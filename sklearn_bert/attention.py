@@ -1,0 +1,207 @@
+"""Attention over texts packed end to end, without padding.
+
+A packed batch holds its texts one after the other in a single row. transformers lets an
+attention function be registered by name; the one here keeps every text to itself. Texts
+come sorted by length, so neighbours of equal length form a *run*, and each run is one
+call of torch's own kernel on a view, with neither mask nor copy. On CUDA, in half
+precision, all texts are one call of the variable-length kernel. The mask function
+registered under the same name makes none.
+
+Whether a network can be served so is found by trying (see `network`): one that does not
+pass the `Packing` on to its attention, or asks for something unknown, raises here.
+
+Level 0 of the module map: only `network` imports it; it imports nothing of the package.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import AttentionInterface, AttentionMaskInterface
+
+varlen_attn: Any = None
+with contextlib.suppress(ImportError):  # an older torch
+    from torch.nn.attention.varlen import varlen_attn
+
+__all__ = ["PACKED", "Packing", "has_variable_length_kernel"]
+
+PACKED = "sklearn_bert_packed"
+"""Name of the attention and mask functions in transformers."""
+
+# Arguments that other kernels take and that change nothing here when they are given.
+_HARMLESS = {
+    "deterministic", "output_attentions", "position_ids", "return_dict",
+    "token_type_ids", "use_cache",
+}  # fmt: skip
+
+
+class Packing:
+    """Where each text of a packed batch lies, and the attention that was asked for.
+
+    Parameters
+    ----------
+    lengths : list of int
+        Tokens per text, in the order of the batch, equal ones next to each other.
+    n_spare : int
+        Tokens after the last text that belong to none.
+    wants_received : bool
+        Whether to keep the attention that each token receives.
+    device : torch.device
+
+    Attributes
+    ----------
+    runs : list of (int, int)
+        How many neighbours have which length.
+    received : Tensor of shape (n_tokens,) or None
+        Attention that each token received in the first attention since it was None,
+        averaged over heads and over the queries of its own text.
+    """
+
+    def __init__(
+        self, lengths: list[int], n_spare: int, wants_received: bool, device: Any
+    ) -> None:
+        self.runs: list[tuple[int, int]] = []
+        for length in lengths:
+            if self.runs and self.runs[-1][1] == length:
+                self.runs[-1] = (self.runs[-1][0] + 1, length)
+            else:
+                self.runs.append((1, length))
+        self.longest = max(lengths)
+        self.n_spare = n_spare
+        self.wants_received = wants_received
+        self.received: Tensor | None = None
+        ends = torch.tensor([0, *lengths]).cumsum(0, dtype=torch.int32)
+        self.offsets = ends.to(device)
+
+
+def has_variable_length_kernel(device: torch.device, dtype: torch.dtype) -> bool:
+    """Return whether torch has a kernel for packed texts on a device other than CPU."""
+    return (
+        varlen_attn is not None
+        and device.type == "cuda"
+        and dtype in (torch.float16, torch.bfloat16)
+        and torch.cuda.get_device_capability(device) >= (8, 0)
+    )
+
+
+def _packed_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    packing: Packing,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    is_causal: bool | None = None,
+    **others: Any,
+) -> tuple[Tensor, None]:
+    """Attend within each text of a packed batch.
+
+    Parameters
+    ----------
+    query, key, value : Tensor of shape (1, n_heads, n_tokens, head_size)
+        Keys and values may have fewer heads.
+
+    Returns
+    -------
+    output : Tensor of shape (1, n_tokens, n_heads, head_size)
+    weights : None
+    """
+    asked = {k for k, v in others.items() if v is not None} - _HARMLESS
+    if asked or attention_mask is not None or is_causal or dropout:
+        raise TypeError(f"attention is asked for what packing cannot do: {asked}")
+    # (n_tokens, n_heads, head_size): texts lie along the first axis
+    packed = [states[0].transpose(0, 1) for states in (query, key, value)]
+    wants_received = packing.wants_received and packing.received is None
+    n_tokens = len(packed[0]) - packing.n_spare
+    if query.is_cuda and not wants_received:
+        result = _in_one_call(packed, packing, n_tokens, scaling, sliding_window)
+    else:
+        result = _run_by_run(packed, packing, wants_received, scaling, sliding_window)
+    return result.unsqueeze(0), None
+
+
+def _in_one_call(
+    packed: list[Tensor],
+    packing: Packing,
+    n_tokens: int,
+    scaling: float | None,
+    sliding_window: int | None,
+) -> Tensor:
+    if sliding_window is None:
+        window = (-1, -1)
+    else:
+        window = (sliding_window - 1, sliding_window - 1)
+    query, key, value = (states[:n_tokens].contiguous() for states in packed)
+    result = packed[0].new_zeros(packed[0].shape)
+    result[:n_tokens] = varlen_attn(
+        query, key, value, packing.offsets, packing.offsets,
+        packing.longest, packing.longest, scale=scaling, window_size=window,
+        enable_gqa=key.shape[1] != query.shape[1],
+    )  # fmt: skip
+    return result
+
+
+def _run_by_run(
+    packed: list[Tensor],
+    packing: Packing,
+    wants_received: bool,
+    scaling: float | None,
+    sliding_window: int | None,
+) -> Tensor:
+    result = torch.empty_like(packed[0], memory_format=torch.contiguous_format)
+    received = []
+    start = 0
+    for n_texts, length in packing.runs:
+        part = slice(start, start + n_texts * length)
+        start = part.stop
+        # (n_texts, n_heads, length, head_size)
+        query, key, value = (
+            states[part].unflatten(0, (n_texts, length)).transpose(1, 2)
+            for states in packed
+        )
+        mask = None
+        if sliding_window is not None and length > sliding_window:
+            places = torch.arange(length, device=query.device)
+            mask = (places - places[:, None]).abs() < sliding_window
+        output = F.scaled_dot_product_attention(
+            query, key, value, attn_mask=mask, scale=scaling,
+            enable_gqa=key.shape[1] != query.shape[1],
+        )  # fmt: skip
+        result[part] = output.transpose(1, 2).flatten(0, 1)
+        if wants_received:
+            received.append(_received(query, key, mask, scaling).flatten())
+    result[start:] = 0
+    if wants_received:
+        received.append(received[0].new_zeros(packing.n_spare))
+        packing.received = torch.cat(received)
+    return result
+
+
+def _received(
+    query: Tensor, key: Tensor, mask: Tensor | None, scaling: float | None
+) -> Tensor:
+    """Return the attention that each token of a run receives, (n_texts, length)."""
+    if scaling is None:
+        scaling = query.shape[-1] ** -0.5
+    if key.shape[1] != query.shape[1]:
+        key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
+    scores = (query @ key.transpose(2, 3)) * scaling
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -float("inf"))
+    return scores.softmax(dim=-1, dtype=torch.float32).mean(dim=(1, 2))
+
+
+def _no_mask(*args: Any, **kwargs: Any) -> None:
+    """Make no mask: texts of a packed batch are kept apart by their `Packing`."""
+
+
+AttentionInterface.register(PACKED, _packed_attention)
+AttentionMaskInterface.register(PACKED, _no_mask)

@@ -1,0 +1,488 @@
+"""A checkpoint's network: loaded once, sped up, checked, and read layer by layer.
+
+The transformers modules run as they are. Layers are read by hooks before each block,
+linear layers are swapped for faster ones on a CPU (`kernels`), and where transformers
+lets the attention function be replaced, texts run packed end to end (`attention`);
+elsewhere they run padded. All of this is tried on a few short texts when the network is
+loaded and compared with plain transformers, text by text and layer by layer: what
+changes a number is taken back, and a network that cannot be served right is refused.
+
+Level 3 of the module map: imports `attention`, `checkpoint`, `kernels` and `tokenizer`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import transformers
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from .attention import PACKED, Packing, has_variable_length_kernel
+from .checkpoint import Checkpoint
+from .kernels import pack_linears, unpack
+from .tokenizer import Ids, quiet
+
+__all__ = ["Batch", "Execution", "Network"]
+
+_DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+# Largest difference to plain transformers, relative to the largest value of a layer.
+_TOLERANCE = {"float32": 1e-4, "float16": 3e-2, "bfloat16": 2e-1}
+
+States = Tensor  # of one layer: (n_rows, width), one row per token or padding
+Use = Callable[[int, States, Tensor | None], None]
+
+
+class Execution(NamedTuple):
+    """How an encoder runs on this machine.
+
+    Attributes
+    ----------
+    layout : {"packed", "padded"}
+        Whether texts run end to end, or padded to the longest of their batch.
+    linear : {"prepacked", "plain"}
+        Whether linear layers run with weights laid out for oneDNN.
+    device : str
+    dtype : str
+    """
+
+    layout: str
+    linear: str
+    device: str
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Texts laid out for one forward pass.
+
+    Attributes
+    ----------
+    inputs : dict of str to Tensor
+        What the network is called with.
+    starts, lengths : ndarray of shape (n_texts,)
+        Where each text's tokens lie among the rows of a layer's states.
+    n_rows : int
+    packing : Packing or None
+        None in a padded batch.
+    """
+
+    inputs: dict[str, Any]
+    starts: NDArray[np.int64]
+    lengths: NDArray[np.int64]
+    n_rows: int
+    packing: Packing | None
+
+
+class _Enough(Exception):
+    """Raised by a hook to stop the forward pass at the highest layer needed."""
+
+
+class _Tap:
+    """Reads each layer's states as they pass.
+
+    Before the k-th run of a block its input is layer k - 1, whatever the architecture
+    does between blocks; the last layer is the network's output.
+    """
+
+    def __init__(self, batch: Batch, last: int, use: Use) -> None:
+        self.batch = batch
+        self.last = last
+        self.use = use
+        self.layer = 0
+        self.received: Tensor | None = None
+
+    def read(self, states: Tensor) -> None:
+        packing = self.batch.packing
+        if packing is not None:
+            self.received, packing.received = packing.received, None
+        self.use(self.layer, states.reshape(-1, states.shape[-1]), self.received)
+        self.received = None
+
+    def before_block(self, states: Tensor) -> None:
+        self.read(states)
+        if self.layer == self.last:
+            raise _Enough
+        self.layer += 1
+
+
+class Network:
+    """A frozen network on one device and in one precision.
+
+    Parameters
+    ----------
+    checkpoint : Checkpoint
+    device : str
+        A torch device.
+    dtype : {"float32", "bfloat16", "float16"}
+    probes : list of ndarray
+        Tokens of a few short texts, special ones included; the first and the third
+        begin with the same token.
+    pad_id : int
+
+    Attributes
+    ----------
+    execution : Execution
+    has_pooler : bool
+        Whether the checkpoint brings a trained pooler.
+
+    Raises
+    ------
+    ValueError
+        The checkpoint lacks weights, or its architecture is not served.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        device: str,
+        dtype: str,
+        probes: list[Ids],
+        pad_id: int,
+    ) -> None:
+        self.checkpoint = checkpoint
+        self.device = torch.device(device)
+        self.dtype = dtype
+        self._pad_id = pad_id
+        self._lock = threading.Lock()
+        self._tap: _Tap | None = None
+        self._model, self.has_pooler = _load(checkpoint, dtype)
+        self._takes = set(inspect.signature(self._model.forward).parameters)
+        self._attention = self._padded_attention = str(
+            self._model.config._attn_implementation
+        )
+        self._first_position = 0
+        self._blocks = _find_blocks(self._model, checkpoint)
+        self._install_hooks()
+        self._model.to(self.device)
+        with torch.inference_mode(), self._exact():
+            self.execution = self._prepare(probes)
+
+    # Running
+
+    def lay_out(
+        self, texts: list[Ids], *, layout: str = "", wants_attention: bool = False
+    ) -> Batch:
+        """Lay texts out for one forward pass.
+
+        Parameters
+        ----------
+        texts : list of ndarray
+            Tokens, special ones included; texts of equal length next to each other.
+        layout : {"", "packed", "padded"}
+            Empty for the one that this network runs best.
+        wants_attention : bool
+            Whether the attention that each token receives is needed.
+
+        Returns
+        -------
+        Batch
+        """
+        if (layout or self.execution.layout) == "packed":
+            return self._packed(texts, wants_attention)
+        return self._padded(texts, wants_attention)
+
+    def _padded(self, texts: list[Ids], wants_attention: bool) -> Batch:
+        lengths = np.array([len(text) for text in texts], dtype=np.int64)
+        shape = (len(texts), int(lengths.max()))
+        is_token = np.arange(shape[1]) < lengths[:, None]
+        ids = np.full(shape, self._pad_id, dtype=np.int64)
+        ids[is_token] = np.concatenate(texts)
+        inputs: dict[str, Any] = {
+            "input_ids": self._send(ids),
+            "attention_mask": self._send(is_token.astype(np.int64)),
+        }
+        if wants_attention:
+            inputs["output_attentions"] = True
+        starts = shape[1] * np.arange(len(texts))
+        return Batch(inputs, starts, lengths, ids.size, packing=None)
+
+    def _packed(self, texts: list[Ids], wants_attention: bool) -> Batch:
+        lengths = np.array([len(text) for text in texts], dtype=np.int64)
+        starts = np.cumsum(lengths) - lengths
+        n_tokens = int(lengths.sum())
+        n_rows = _rounded(n_tokens)
+        ids = np.full(n_rows, self._pad_id, dtype=np.int64)
+        ids[:n_tokens] = np.concatenate(texts)
+        places = np.zeros(n_rows, dtype=np.int64)
+        places[:n_tokens] = np.arange(n_tokens) - np.repeat(starts, lengths)
+        packing = Packing(
+            lengths.tolist(), n_rows - n_tokens, wants_attention, self.device
+        )
+        inputs = {
+            "input_ids": self._send(ids[None]),
+            "position_ids": self._send(places[None] + self._first_position),
+            "token_type_ids": torch.zeros(
+                (1, n_rows), dtype=torch.int64, device=self.device
+            ),
+        }
+        inputs = {name: value for name, value in inputs.items() if name in self._takes}
+        return Batch({**inputs, "packing": packing}, starts, lengths, n_rows, packing)
+
+    def _send(self, numbers: NDArray[np.int64]) -> Tensor:
+        tensor = torch.from_numpy(numbers)
+        if self.device.type == "cuda":
+            return tensor.pin_memory().to(self.device, non_blocking=True)
+        return tensor.to(self.device)
+
+    def run(self, batch: Batch, last: int, use: Use) -> Any:
+        """Run a batch up to layer `last`, handing each layer to `use` as it passes.
+
+        Parameters
+        ----------
+        batch : Batch
+        last : int
+            Layers above it are not run.
+        use : callable
+            Called with the layer, its states of shape (n_rows, width), and the
+            attention that each row received, if it was asked for and can be read.
+
+        Returns
+        -------
+        The network's output, or None if it was stopped early.
+        """
+        tap = _Tap(batch, last, use)
+        attention = self._padded_attention if batch.packing is None else PACKED
+        if batch.inputs.get("output_attentions"):
+            attention = "eager"  # the one that returns its weights
+        with self._lock, torch.inference_mode(), self._exact():
+            self._use_attention(attention)
+            self._tap = tap
+            try:
+                output = self._model(**batch.inputs)
+            except _Enough:
+                return None
+            finally:
+                self._tap = None
+            tap.read(output.last_hidden_state)
+            return output
+
+    def _exact(self) -> Any:
+        """Keep a caller's autocast from changing the precision that the key names."""
+        return torch.autocast(self.device.type, enabled=False)
+
+    def _use_attention(self, name: str) -> None:
+        """Switch to an attention function of transformers, where there is a choice."""
+        if name != self._attention:
+            with quiet():
+                self._model.set_attn_implementation(name)
+            self._attention = name
+
+    # Hooks
+
+    def _install_hooks(self) -> None:
+        for block in set(self._blocks):  # ALBERT runs one block many times
+            block.register_forward_pre_hook(self._before_block, with_kwargs=True)
+            for module in block.modules():
+                if "attention" in type(module).__name__.lower():
+                    module.register_forward_hook(self._after_attention)
+
+    def _before_block(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        if self._tap is not None:
+            self._tap.before_block(args[0] if args else kwargs["hidden_states"])
+
+    def _after_attention(self, module: nn.Module, args: Any, output: Any) -> None:
+        """Keep the attention that each token receives, the first time in a block."""
+        tap = self._tap
+        if tap is None or tap.received is not None or not isinstance(output, tuple):
+            return
+        mask = tap.batch.inputs.get("attention_mask")
+        for item in output:
+            if (
+                isinstance(item, Tensor)
+                and mask is not None
+                and (
+                    item.ndim == 4
+                    and len(item) == len(mask)
+                    and item.shape[2:] == (mask.shape[1], mask.shape[1])
+                )
+            ):
+                # (n_texts, n_heads, n_queries, n_keys) -> (n_texts, n_keys)
+                queries = mask.float()
+                by_query = item.float().mean(dim=1) * queries.unsqueeze(-1)
+                received = by_query.sum(dim=1) / queries.sum(dim=1, keepdim=True)
+                tap.received = received.flatten()
+                return
+
+    # The comparison that allows all this
+
+    def _prepare(self, probes: list[Ids]) -> Execution:
+        """Speed the network up as far as no number changes; refuse it if none is right.
+
+        A few short texts, together in one batch, must give the states that each gives
+        alone in the untouched network, layer by layer.
+        """
+        probes = self._with_a_long_one([ids for ids in probes if len(ids)])
+        expected = [self._plain_states(ids) for ids in probes]
+        self._refuse_decoders(expected)
+        swaps = []
+        if self.device.type == "cpu" and self.dtype != "float16":
+            swaps = pack_linears(self._blocks)
+        problem = self._compare(probes, expected, "padded")
+        if problem and swaps:
+            unpack(swaps)
+            swaps = []
+            problem = self._compare(probes, expected, "padded")
+        if problem:
+            raise ValueError(self.checkpoint.refusal(problem))
+        return Execution(
+            layout="packed" if self._can_pack(probes, expected) else "padded",
+            linear="prepacked" if swaps else "plain",
+            device=str(self.device),
+            dtype=self.dtype,
+        )
+
+    def _with_a_long_one(self, probes: list[Ids]) -> list[Ids]:
+        """Add a text that a sliding window of attention does not cover."""
+        window = getattr(self._model.config, "sliding_window", None)
+        if not isinstance(window, int) or not probes:
+            return probes
+        n_tokens = min(2 * window + 9, self.checkpoint.limit or 512)
+        return [*probes, np.resize(probes[-1], n_tokens)]
+
+    def _plain_states(self, ids: Ids) -> list[NDArray[Any]]:
+        """Return every layer's token states of one text, as transformers gives them."""
+        inputs = self._padded([ids], wants_attention=False).inputs
+        states = self._model(**inputs, output_hidden_states=True).hidden_states
+        n_states = 0 if states is None else len(states)
+        if n_states != self.checkpoint.n_layers + 1:
+            raise ValueError(
+                self.checkpoint.refusal(
+                    f"it gives {n_states} hidden states for "
+                    f"{self.checkpoint.n_layers} layers"
+                )
+            )
+        return [state[0].float().cpu().numpy() for state in states]
+
+    def _refuse_decoders(self, expected: list[list[NDArray[Any]]]) -> None:
+        first, longer = expected[0][-1][0], expected[2][-1][0]  # "a" in two contexts
+        if self.checkpoint.n_layers and np.allclose(
+            first, longer, rtol=1e-4, atol=1e-5
+        ):
+            raise ValueError(
+                self.checkpoint.refusal(
+                    "its first token does not see later ones: it is a decoder"
+                )
+            )
+
+    def _can_pack(self, probes: list[Ids], expected: list[list[NDArray[Any]]]) -> bool:
+        """Find out whether texts can run packed, and where positions begin."""
+        if self.device.type != "cpu" and not has_variable_length_kernel(
+            self.device, _DTYPES[self.dtype]
+        ):
+            return False
+        with quiet():
+            self._model.set_attn_implementation(PACKED)
+        if self._model.config._attn_implementation != PACKED:
+            return False
+        self._attention = PACKED
+        # Sorted by length, as batches are, with two equal ones.
+        order = sorted([*range(len(probes)), 0], key=lambda i: -len(probes[i]))
+        probes, expected = [probes[i] for i in order], [expected[i] for i in order]
+        pad = getattr(self._model.config, "pad_token_id", None)
+        for first in {0, (self._pad_id if pad is None else pad) + 1}:  # RoBERTa's
+            self._first_position = first
+            if not self._compare(probes, expected, "packed"):
+                return True
+        self._use_attention(self._padded_attention)
+        return False
+
+    def _compare(
+        self, probes: list[Ids], expected: list[list[NDArray[Any]]], layout: str
+    ) -> str:
+        """Return what is wrong with the states read from one batch, or ""."""
+        batch = self.lay_out(probes, layout=layout)
+        found: list[list[NDArray[Any]]] = [[] for _ in probes]
+
+        def use(layer: int, states: States, received: Tensor | None) -> None:
+            rows = states.float().cpu().numpy()
+            for kept, start, length in zip(
+                found, batch.starts, batch.lengths, strict=True
+            ):
+                kept.append(rows[start : start + length])
+
+        try:
+            self.run(batch, self.checkpoint.n_layers, use)
+        except (AttributeError, IndexError, RuntimeError, TypeError) as failure:
+            return f"it does not run: {failure}"
+        for states, plain in zip(found, expected, strict=True):
+            if len(states) != len(plain):
+                return f"{len(states)} layers pass its blocks instead of {len(plain)}"
+            for k, (state, reference) in enumerate(zip(states, plain, strict=True)):
+                scale = np.abs(reference).max() + 1e-6
+                error = np.abs(state - reference).max() / scale
+                if not error <= _TOLERANCE[self.dtype]:
+                    return (
+                        f"layer {k} of a {layout} batch differs from the same text "
+                        f"alone by {error:.1e} of its largest value"
+                    )
+        return ""
+
+
+def _rounded(n_tokens: int) -> int:
+    """Round up by 3 % at most, so that batches come in few sizes.
+
+    oneDNN keeps code and buffers for each size that it has met.
+    """
+    step = 1 << max(0, n_tokens.bit_length() - 6)
+    return -(-n_tokens // step) * step
+
+
+def _load(checkpoint: Checkpoint, dtype: str) -> tuple[Any, bool]:
+    """Return the network, and whether its pooler was trained."""
+    options: dict[str, Any] = {
+        "dtype": _DTYPES[dtype],
+        "trust_remote_code": checkpoint.trust_remote_code,
+        "local_files_only": True,
+        "output_loading_info": True,
+    }
+    try:
+        with quiet():
+            model, report = transformers.AutoModel.from_pretrained(
+                checkpoint.directory, **options
+            )
+    except (OSError, KeyError, ValueError, RuntimeError, ImportError) as error:
+        raise ValueError(
+            f"model={checkpoint.name!r} (type {checkpoint.model_type!r}) cannot be "
+            f"loaded from {checkpoint.directory}: {error}"
+        ) from error
+    absent = [
+        key for key in sorted(report["missing_keys"]) if "position_ids" not in key
+    ]
+    absent += [str(key) for key in report.get("mismatched_keys", ())]
+    lost = [key for key in absent if "pooler" not in key]
+    if lost:
+        raise ValueError(
+            f"model={checkpoint.name!r} lacks {len(lost)} weights that its "
+            f"configuration asks for (first: {lost[0]}); its features would be random."
+        )
+    has_pooler = getattr(model, "pooler", None) is not None and not absent
+    model.eval().requires_grad_(False)
+    # The loader maps the file: someone who overwrites it would change these weights.
+    for tensor in (*model.parameters(), *model.buffers()):
+        tensor.data = tensor.data.clone()
+    return model, has_pooler
+
+
+def _find_blocks(model: nn.Module, checkpoint: Checkpoint) -> list[nn.Module]:
+    """Return the list of blocks, the first one of the right length."""
+    n_groups = getattr(model.config, "num_hidden_groups", None)
+    for name, module in model.named_modules():
+        if isinstance(module, nn.ModuleList) and (
+            len(module) == checkpoint.n_layers
+            or (name.endswith("layer_groups") and len(module) == n_groups)
+        ):
+            return list(module)
+    raise ValueError(
+        checkpoint.refusal(f"it has no list of {checkpoint.n_layers} blocks")
+    )

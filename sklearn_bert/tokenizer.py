@@ -1,0 +1,174 @@
+"""A checkpoint's tokenizer, used without its limits, padding and special tokens.
+
+`Tokenizer` finds out once what the checkpoint's tokenizer puts around every text, and
+then turns texts into content tokens alone: cutting, windows and special tokens are the
+encoder's own decisions. A tokenizer that rewrites texts, or whose special tokens depend
+on the text, is refused.
+
+Level 2 of the module map: imports `checkpoint`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import transformers
+from numpy.typing import NDArray
+
+from .checkpoint import Checkpoint
+
+__all__ = ["PROBES", "Ids", "Tokenizer", "quiet"]
+
+Ids = NDArray[np.int64]
+
+PROBES = ("a b", "The quick brown fox jumps over 13 lazy dogs; why?", "a b c d e f g")
+"""Short texts to try a tokenizer and a network on; two begin with the same token."""
+
+
+class Tokenizer:
+    """Tokens of texts, and what stands around them.
+
+    Parameters
+    ----------
+    checkpoint : Checkpoint
+
+    Attributes
+    ----------
+    prefix, suffix : ndarray of int
+        Special tokens before and after every text.
+    n_special : int
+        How many they are.
+    pad_id : int
+
+    Raises
+    ------
+    ValueError
+        The tokenizer cannot be loaded, or is not served.
+    """
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._tokenizer = _load(checkpoint)
+        side = getattr(self._tokenizer, "truncation_side", "right")
+        self._keeps_end = side == "left"
+        pad = self._tokenizer.pad_token_id
+        self.pad_id = 0 if pad is None else int(pad)
+        around = {self._around(checkpoint, text) for text in PROBES}
+        if len(around) > 1:
+            raise ValueError(
+                checkpoint.refusal("its special tokens depend on the text")
+            )
+        prefix, suffix = around.pop()
+        self.prefix = np.array(prefix, dtype=np.int64)
+        self.suffix = np.array(suffix, dtype=np.int64)
+        self.n_special = len(prefix) + len(suffix)
+
+    def _around(
+        self, checkpoint: Checkpoint, text: str
+    ) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Return the special tokens before and after a text."""
+        content = self.content_ids([text])[0].tolist()
+        ids = list(self._tokenizer([text])["input_ids"][0])
+        for start in range(len(ids) - len(content) + 1):
+            end = start + len(content)
+            if ids[start:end] == content:
+                return tuple(ids[:start]), tuple(ids[end:])
+        raise ValueError(checkpoint.refusal("its tokenizer rewrites texts"))
+
+    def content_ids(self, texts: list[str]) -> list[Ids]:
+        """Tokenize without special tokens and without any limit."""
+        texts = [_without_surrogates(text) for text in texts]
+        if self._tokenizer.is_fast:
+            encodings = self._tokenizer.backend_tokenizer.encode_batch(
+                texts, add_special_tokens=False
+            )
+            return [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
+        ids = self._tokenizer(
+            texts,
+            add_special_tokens=False,
+            truncation=False,
+            padding=False,
+            verbose=False,
+        )["input_ids"]
+        return [np.array(row, dtype=np.int64) for row in ids]
+
+    def count(self, texts: list[str]) -> NDArray[np.int32]:
+        """Return tokens per text, special ones included, before any cut."""
+        lengths = [len(ids) + self.n_special for ids in self.content_ids(texts)]
+        return np.array(lengths, dtype=np.int32)
+
+    def cut(
+        self, content: Ids, max_length: int | None, stride: int | None
+    ) -> list[Ids]:
+        """Return the pieces of a text's tokens that are run, without special tokens.
+
+        One piece where `stride` is None; else windows that share `stride` tokens.
+        """
+        if max_length is None or len(content) + self.n_special <= max_length:
+            return [content]
+        room = max_length - self.n_special
+        if stride is None:
+            start = len(content) - room if self._keeps_end else 0
+            return [content[start : start + room]]
+        starts = range(0, len(content) - stride, room - stride)
+        return [content[start : start + room] for start in starts]
+
+    def surround(self, content: Ids) -> Ids:
+        """Return content tokens with the special tokens around them."""
+        return np.concatenate([self.prefix, content, self.suffix])
+
+
+def _load(checkpoint: Checkpoint) -> Any:
+    try:
+        with quiet():
+            tokenizer = transformers.AutoTokenizer.from_pretrained(
+                checkpoint.directory,
+                trust_remote_code=checkpoint.trust_remote_code,
+                local_files_only=True,
+            )
+    except (OSError, KeyError, ValueError, RuntimeError, ImportError) as error:
+        raise ValueError(
+            f"The tokenizer of model={checkpoint.name!r} cannot be loaded from "
+            f"{checkpoint.directory}: {error}"
+        ) from error
+    if tokenizer.is_fast:
+        # Some checkpoints carry a fixed length and padding of their own.
+        tokenizer.backend_tokenizer.no_truncation()
+        tokenizer.backend_tokenizer.no_padding()
+        if checkpoint.declared.lower_case:
+            from tokenizers.normalizers import Lowercase, Sequence
+
+            normalizer = tokenizer.backend_tokenizer.normalizer
+            steps = [Lowercase()] if normalizer is None else [Lowercase(), normalizer]
+            tokenizer.backend_tokenizer.normalizer = Sequence(steps)
+    elif checkpoint.declared.lower_case:
+        tokenizer.do_lower_case = True
+    return tokenizer
+
+
+def _without_surrogates(text: str) -> str:
+    """Replace lone surrogates, which no tokenizer takes, by U+FFFD."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silence the load report and progress bars of transformers, then restore them."""
+    from transformers.utils import logging as untyped
+
+    logging: Any = untyped
+    level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bar:
+            logging.enable_progress_bar()
