@@ -157,10 +157,6 @@ or sequence of them, default="auto"
         Size of one layer's vector.
     fingerprint_ : str
         Digest of the encoder's files. `transform` refuses to run on others.
-    execution_ : Execution
-        How the encoder runs on this machine: ``layout`` ("packed" or "padded"),
-        ``linear`` ("prepacked" or "plain"), ``device`` and ``dtype``. Asking loads the
-        encoder.
     layer_weights_ : ndarray of shape (n_layers,)
         Softmax weights; only with ``layer_combination="scalar_mix"``.
     gamma_ : float
@@ -351,9 +347,17 @@ or sequence of them, default="auto"
         )
         return np.array(names, dtype=object)
 
-    @property
-    def execution_(self) -> Execution:
-        """How the encoder runs on this machine; asking loads it."""
+    # A method, as scikit-learn's HTML view reads every attribute, and this one loads.
+    def execution(self) -> Execution:
+        """Load the encoder and say how it runs on this machine.
+
+        Returns
+        -------
+        Execution
+            A named tuple: ``layout`` ("packed": texts lie end to end, without padding,
+            or "padded", where the architecture does not let its attention be replaced),
+            ``linear`` ("prepacked" for oneDNN, or "plain"), ``device`` and ``dtype``.
+        """
         check_is_fitted(self)
         return execution(self._request(self._checkpoint()), self._engine())
 
