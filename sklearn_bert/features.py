@@ -45,6 +45,7 @@ __all__ = [
 _NUMBERS = 1  # raise it when a change of ours moves the numbers beyond float noise
 _WINDOW_TEXTS = 512  # texts per claim and shard: one to two seconds of work on a CPU
 _WINDOW_BYTES = 64 * 2**20
+_GPU_WINDOWS = 16  # times as much per window: a GPU takes all of it in a few batches
 _READ_BYTES = 32 * 2**20
 _LARGE_BYTES = 2**30
 _PATIENCE = 10  # waits of about a second before a run says what it waits for
@@ -357,11 +358,23 @@ class _Run:
         n_vectors = sum(len(layers) for layers in self._columns().values())
         return 4 * self.request.checkpoint.width * n_vectors + 20
 
+    @property
+    def _n_windows_in_one(self) -> int:
+        """How many times larger than on a CPU a window is on this device."""
+        from .encoder import resolve_device
+
+        return 1 if resolve_device(self.engine.device) == "cpu" else _GPU_WINDOWS
+
+    @property
+    def _window_texts(self) -> int:
+        return self._n_windows_in_one * _WINDOW_TEXTS
+
     def _windows(self, which: Indices) -> list[Indices]:
         """Split texts into windows, each of bounded size in memory."""
         if not len(which):
             return []
-        fits = min(_WINDOW_TEXTS, max(32, _WINDOW_BYTES // self._bytes_per_text()))
+        n_bytes = self._n_windows_in_one * _WINDOW_BYTES
+        fits = min(self._window_texts, max(32, n_bytes // self._bytes_per_text()))
         pieces = np.ones(len(which), dtype=np.int64)
         if self.request.overflow == "chunk" and self.request.max_length:
             # About three characters a token; only the size of a window depends on it.
@@ -474,7 +487,7 @@ class _Run:
         waited = 0
         with _progress(len(pending), self.engine.verbose) as bar:
             while len(pending):
-                next_windows = self._windows(pending[: n_workers * _WINDOW_TEXTS])
+                next_windows = self._windows(pending[: n_workers * self._window_texts])
                 at_most = sum(map(len, next_windows[:n_workers]))
                 with store.claim(self.whole_keys[pending], at_most) as mine:
                     window = pending[:at_most] if mine is None else pending[mine]
