@@ -7,12 +7,13 @@ text has to be encoded.
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["BertVectorizer", "__version__"]
+__all__ = ["BertProbeClassifier", "BertVectorizer", "__version__"]
 
 if TYPE_CHECKING:
+    from .probe import BertProbeClassifier
     from .vectorizer import BertVectorizer
 
-_HOMES = {"BertVectorizer": "vectorizer"}
+_HOMES = {"BertProbeClassifier": "probe", "BertVectorizer": "vectorizer"}
 
 
 def __getattr__(name: str) -> Any:

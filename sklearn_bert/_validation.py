@@ -20,6 +20,7 @@ __all__ = [
     "check_bool",
     "check_choice",
     "check_integer",
+    "check_positive",
     "check_texts",
     "is_integer",
 ]
@@ -176,3 +177,12 @@ def check_integer(
             f"{name} must be at least {minimum}{unit and f' ({unit})'}, got {value!r}."
         )
     return int(value)
+
+
+def check_positive(name: str, value: Any) -> float:
+    """Return value as a float if it is a finite number above 0, else raise."""
+    if not isinstance(value, numbers.Real) or isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} must be a number, got {value!r}.")
+    if not 0 < float(value) < float("inf"):
+        raise ValueError(f"{name} must be finite and above 0, got {value!r}.")
+    return float(value)

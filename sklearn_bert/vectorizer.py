@@ -368,7 +368,7 @@ or sequence of them, default="auto"
         check_choice("missing", self.missing, ("raise", "empty"))
         return check_texts(X, missing=self.missing)
 
-    def _fit(self, texts: list[str], y: Any) -> np.ndarray | None:
+    def _fit(self, texts: list[str], y: Any, **mix_options: Any) -> np.ndarray | None:
         """Fit; return the frozen features if they had to be made for it."""
         # A fit that fails is not fitted, and nothing learned earlier stays.
         for name in ("_fitted_params", "layer_weights_", "layer_scales_", "gamma_"):
@@ -385,7 +385,7 @@ or sequence of them, default="auto"
         block = None
         if self.layer_combination_ == "scalar_mix":
             block = self._by_layer(texts)
-            self._mix = fit_scalar_mix(block, y)
+            self._mix = fit_scalar_mix(block, y, **mix_options)
             self.layer_weights_ = self._mix.weights
             self.gamma_ = self._mix.gamma
             self.layer_scales_ = self._mix.scales

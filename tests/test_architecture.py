@@ -24,6 +24,7 @@ LEVELS = {
     "encoder": 4,
     "features": 5,
     "vectorizer": 6,
+    "probe": 7,
     "inspection": 7,
     "__main__": 8,
 }

@@ -4,12 +4,16 @@ import inspect
 import subprocess
 import sys
 
+import pytest
+
 import sklearn_bert
-from sklearn_bert import BertVectorizer
+from sklearn_bert import BertProbeClassifier, BertVectorizer
 
 
 def test_package_exports_exactly_these_names():
-    assert sklearn_bert.__all__ == ["BertVectorizer", "__version__"]
+    assert sklearn_bert.__all__ == [
+        "BertProbeClassifier", "BertVectorizer", "__version__",
+    ]  # fmt: skip
     assert all(hasattr(sklearn_bert, name) for name in sklearn_bert.__all__)
 
 
@@ -25,9 +29,22 @@ def test_vectorizer_parameters_and_their_order():
     assert kinds == {inspect.Parameter.KEYWORD_ONLY}
 
 
-def test_every_parameter_is_documented_with_its_default():
-    doc = inspect.getdoc(BertVectorizer)
-    for name, parameter in inspect.signature(BertVectorizer).parameters.items():
+def test_a_probe_takes_the_vectorizers_parameters_with_their_defaults():
+    of_probe = inspect.signature(BertProbeClassifier).parameters
+    of_vectorizer = dict(inspect.signature(BertVectorizer).parameters)
+    del of_vectorizer["layer_combination"]
+    assert list(of_probe)[: len(of_vectorizer)] == list(of_vectorizer)
+    assert all(of_probe[name] == of_vectorizer[name] for name in of_vectorizer)
+    assert list(of_probe)[len(of_vectorizer) :] == [
+        "head", "standardize", "C", "class_weight", "hidden_size", "cv", "scoring",
+        "max_iter", "random_state",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("estimator", [BertVectorizer, BertProbeClassifier])
+def test_every_parameter_is_documented_with_its_default(estimator):
+    doc = inspect.getdoc(estimator)
+    for name, parameter in inspect.signature(estimator).parameters.items():
         default = parameter.default
         shown = f'"{default}"' if isinstance(default, str) else str(default)
         (line,) = [line for line in doc.splitlines() if line.startswith(f"{name} : ")]

@@ -1,0 +1,537 @@
+"""BertProbeClassifier: a classifier that also chooses the representation.
+
+A probe reads stored features through a `BertVectorizer` that it sets up itself, and
+learns from labels what a pipeline of fixed steps cannot: which layer to use, or how to
+weight all of them. Its head is scikit-learn's own classifier on what results.
+
+Level 7 of the module map: imports `_validation`, `checkpoint` and `vectorizer`.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from typing import Any
+
+import numpy as np
+from sklearn import config_context
+from sklearn.base import BaseEstimator, ClassifierMixin, clone, is_classifier
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import check_scoring
+from sklearn.model_selection import check_cv
+from sklearn.multiclass import OneVsRestClassifier
+from sklearn.neural_network import MLPClassifier
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils import compute_sample_weight
+from sklearn.utils.metaestimators import available_if
+from sklearn.utils.multiclass import check_classification_targets, type_of_target
+from sklearn.utils.validation import (
+    check_array,
+    check_is_fitted,
+    column_or_1d,
+    has_fit_parameter,
+)
+
+from ._validation import (
+    check_bool,
+    check_choice,
+    check_integer,
+    check_positive,
+    check_texts,
+)
+from .checkpoint import DEFAULT_MODEL
+from .vectorizer import BertVectorizer
+
+__all__ = ["BertProbeClassifier"]
+
+_SHARED = tuple(
+    name
+    for name in inspect.signature(BertVectorizer).parameters
+    if name not in ("layer", "layer_combination")
+)
+
+
+# What fit learns.
+_LEARNED = (
+    "classes_", "cv_scores_", "fingerprint_", "gamma_", "head_", "layer_weights_",
+    "layers_", "n_iter_", "vectorizer_",
+)  # fmt: skip
+
+
+def _head_has(method: str) -> Any:
+    def check(probe: BertProbeClassifier) -> bool:
+        head = probe.head_ if hasattr(probe, "head_") else probe._make_head(1)
+        return hasattr(head, method)
+
+    return available_if(check)
+
+
+class BertProbeClassifier(ClassifierMixin, BaseEstimator):
+    """Classify texts by a frozen encoder's features, learning which layers to use.
+
+    The encoder stays as it is; a classifier is trained on its features. ``layer="cv"``
+    finds the best layer by cross-validation and ``layer="mix"`` learns a weight for
+    each, both on the same stored features: with `memory`, neither costs a forward pass
+    that one layer would not.
+
+    Parameters
+    ----------
+    model : str, default="sentence-transformers/all-MiniLM-L6-v2"
+        Name on the Hugging Face Hub or a directory. This and the parameters up to
+        `verbose` are those of `BertVectorizer`, which says more.
+    layer : int, sequence of int, "all", "mix" or "cv", default=-1
+        Numbers are layers as in `BertVectorizer`; several are concatenated. "mix"
+        weights all layers by a softmax and a scale that are learned jointly with a
+        linear model of strength `C`. "cv" scores each layer by cross-validation and
+        keeps the best.
+    pooling : {"auto", "cls", "mean", "max", "mean_sqrt_len", "attention", "pooler"} \
+or sequence of them, default="auto"
+        How the token states of a text become one vector.
+    special_tokens : bool, default=True
+        Whether [CLS], [SEP] and the like count in a pooling.
+    normalize : bool or "auto", default="auto"
+        Whether each vector is scaled to unit length before the head.
+    max_length : int or None, default=None
+        Longest input in tokens, special ones included.
+    overflow : {"truncate", "chunk", "raise"}, default="truncate"
+        What happens to longer texts.
+    stride : int or None, default=None
+        Tokens that consecutive windows share, for ``overflow="chunk"``.
+    prompt : str or None, default=None
+        Put before every text; None is what the checkpoint declares.
+    missing : {"raise", "empty"}, default="raise"
+        Whether None, NaN and ``pd.NA`` are refused or read as "".
+    memory : None, str, path-like or joblib.Memory, default=None
+        Where frozen features are kept. With it, fitting again, on other folds or with
+        another head, runs no encoder.
+    store_layers : {"all", "requested"}, default="all"
+        What `memory` keeps of a pass.
+    batch_size : int or "auto", default="auto"
+        Texts per forward pass.
+    device : str, default="auto"
+        Where the encoder runs.
+    dtype : {"float32", "bfloat16", "float16", "auto"}, default="float32"
+        Precision of the encoder.
+    n_jobs : int or None, default=None
+        Worker processes that encode.
+    revision : str or None, default=None
+        Branch, tag or commit on the hub.
+    local_files_only : bool, default=False
+        Whether the hub is never asked.
+    trust_remote_code : bool, default=False
+        Whether Python code in the checkpoint may be run.
+    verbose : bool, default=False
+        Whether a progress bar is shown while texts are encoded.
+    head : {"linear", "mlp"} or classifier, default="linear"
+        "linear" is `LogisticRegression`, "mlp" `MLPClassifier` with one hidden layer
+        and early stopping. Any scikit-learn classifier may be given; it is cloned, and
+        `C`, `class_weight`, `hidden_size`, `max_iter` and `random_state` are then its
+        own business.
+    standardize : bool, default=True
+        Whether every feature is scaled to zero mean and unit variance before the head,
+        by `StandardScaler`. Without it, layers of large norm need another `C` and
+        converge several times more slowly.
+    C : float, default=0.01
+        Inverse strength of the L2 penalty of the linear head and of "mix". Smaller
+        than `LogisticRegression`'s 1.0, which overfits hundreds of standardized
+        features on the few thousand texts that probes are for. For "mlp" the penalty
+        ``alpha`` is ``1 / C / n_texts``.
+    class_weight : dict, "balanced" or None, default=None
+        Weights per class, multiplied with ``sample_weight``.
+    hidden_size : int, default=128
+        Units of the hidden layer of "mlp".
+    cv : int, splitter or iterable, default=5
+        Folds by which ``layer="cv"`` chooses.
+    scoring : str, callable or None, default=None
+        What ``layer="cv"`` maximises; None is the head's own score (accuracy).
+    max_iter : int, default=1000
+        Largest number of iterations (linear) or epochs (mlp).
+    random_state : int, RandomState or None, default=None
+        Shuffling and initialisation of "mlp"; the linear head needs none. An int makes
+        results repeat bitwise on a CPU.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+        Labels; the label's numbers if `y` was a multilabel indicator.
+    layers_ : tuple of int
+        Layers used, counted from 0.
+    layer_weights_ : ndarray of shape (n_layers,)
+        Softmax weights of `layers_`; only with ``layer="mix"``.
+    gamma_ : float
+        Learned scale; only with ``layer="mix"``.
+    cv_scores_ : ndarray of shape (n_layers, n_folds)
+        Score of every layer in every fold; only with ``layer="cv"``. The best mean is
+        the choice, and so a little optimistic about new texts.
+    head_ : estimator
+        The fitted head, with its scaler.
+    vectorizer_ : BertVectorizer
+        What turns texts into the head's features.
+    n_iter_ : int
+        Iterations or epochs of the head, the largest if it has several.
+    fingerprint_ : str
+        Digest of the encoder's files. `predict` refuses to run on others.
+
+    See Also
+    --------
+    BertVectorizer : The features alone, for any pipeline.
+
+    Notes
+    -----
+    With a fixed `layer` the linear head is `LogisticRegression` on the features of
+    `BertVectorizer`: the same coefficients, the same predictions.
+
+    References
+    ----------
+    Peters et al. 2018, "Deep contextualized word representations", equation 1, for
+    "mix".
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from sklearn_bert import BertProbeClassifier
+    >>> from sklearn_bert.datasets import make_tiny_encoder
+    >>> encoder = make_tiny_encoder(tempfile.mkdtemp())
+    >>> texts = ["good film", "bad film", "good plot", "bad plot"] * 5
+    >>> probe = BertProbeClassifier(encoder, layer="cv", C=1.0)
+    >>> probe.fit(texts, [1, 0, 1, 0] * 5).predict(["good end", "bad end"])
+    array([1, 0])
+    """
+
+    _doc_link_module = "sklearn_bert"
+    _doc_link_template = BertVectorizer._doc_link_template
+
+    def __init__(
+        self,
+        model: str = DEFAULT_MODEL,
+        *,
+        layer: Any = -1,
+        pooling: Any = "auto",
+        special_tokens: bool = True,
+        normalize: Any = "auto",
+        max_length: int | None = None,
+        overflow: str = "truncate",
+        stride: int | None = None,
+        prompt: str | None = None,
+        missing: str = "raise",
+        memory: Any = None,
+        store_layers: str = "all",
+        batch_size: Any = "auto",
+        device: str = "auto",
+        dtype: str = "float32",
+        n_jobs: int | None = None,
+        revision: str | None = None,
+        local_files_only: bool = False,
+        trust_remote_code: bool = False,
+        verbose: bool = False,
+        head: Any = "linear",
+        standardize: bool = True,
+        C: float = 0.01,
+        class_weight: Any = None,
+        hidden_size: int = 128,
+        cv: Any = 5,
+        scoring: Any = None,
+        max_iter: int = 1000,
+        random_state: Any = None,
+    ) -> None:
+        self.model = model
+        self.layer = layer
+        self.pooling = pooling
+        self.special_tokens = special_tokens
+        self.normalize = normalize
+        self.max_length = max_length
+        self.overflow = overflow
+        self.stride = stride
+        self.prompt = prompt
+        self.missing = missing
+        self.memory = memory
+        self.store_layers = store_layers
+        self.batch_size = batch_size
+        self.device = device
+        self.dtype = dtype
+        self.n_jobs = n_jobs
+        self.revision = revision
+        self.local_files_only = local_files_only
+        self.trust_remote_code = trust_remote_code
+        self.verbose = verbose
+        self.head = head
+        self.standardize = standardize
+        self.C = C
+        self.class_weight = class_weight
+        self.hidden_size = hidden_size
+        self.cv = cv
+        self.scoring = scoring
+        self.max_iter = max_iter
+        self.random_state = random_state
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.string = True
+        tags.input_tags.one_d_array = True
+        tags.input_tags.two_d_array = False
+        tags.classifier_tags.multi_label = True
+        return tags
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> BertProbeClassifier:
+        """Choose or weight layers, and train the head.
+
+        Parameters
+        ----------
+        X : iterable of str of shape (n_texts,)
+            Texts, or a 2-D container with one column of them.
+        y : array-like of shape (n_texts,) or (n_texts, n_labels)
+            Classes, or a multilabel indicator of 0 and 1.
+        sample_weight : array-like of shape (n_texts,), default=None
+            Weight of each text in the loss of "mix" and of the head.
+
+        Returns
+        -------
+        BertProbeClassifier
+            This estimator.
+
+        Raises
+        ------
+        ValueError, TypeError
+            A parameter, a row of `X` or `y` is not valid; the message names it.
+        """
+        for name in _LEARNED:  # a fit that fails leaves nothing behind
+            self.__dict__.pop(name, None)
+        self._make_head(1)  # checks its parameters before any forward pass
+        texts = self._read_texts(X, is_fit=True)
+        y = _check_target(y, len(texts))
+        weights = self._weights(y, sample_weight)
+        vectorizer, Z = self._choose(texts, y, weights)
+        self.head_ = self._fit_head(Z, y, weights)
+        self.vectorizer_ = vectorizer
+        self.layers_ = vectorizer.layers_
+        self.fingerprint_ = vectorizer.fingerprint_
+        self.classes_ = np.arange(y.shape[1]) if y.ndim == 2 else np.unique(y)
+        last = self.head_[-1]
+        rounds = [
+            int(np.max(part.n_iter_))
+            for part in getattr(last, "estimators_", [last])
+            if getattr(part, "n_iter_", None) is not None
+        ]
+        if rounds:
+            self.n_iter_ = max(rounds)
+        return self
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Return the most likely class of each text.
+
+        Parameters
+        ----------
+        X : iterable of str of shape (n_texts,)
+
+        Returns
+        -------
+        ndarray of shape (n_texts,) or (n_texts, n_labels)
+        """
+        return np.asarray(self._ask("predict", X))
+
+    @_head_has("predict_proba")
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Return the probability of each class.
+
+        Parameters
+        ----------
+        X : iterable of str of shape (n_texts,)
+
+        Returns
+        -------
+        ndarray of shape (n_texts, n_classes)
+            In the order of `classes_`; for a multilabel target the probability of each
+            label.
+        """
+        return np.asarray(self._ask("predict_proba", X))
+
+    @_head_has("decision_function")
+    def decision_function(self, X: Any) -> np.ndarray:
+        """Return the head's scores.
+
+        Parameters
+        ----------
+        X : iterable of str of shape (n_texts,)
+
+        Returns
+        -------
+        ndarray of shape (n_texts,) or (n_texts, n_classes)
+        """
+        return np.asarray(self._ask("decision_function", X))
+
+    # The steps of fit and predict
+
+    def _read_texts(self, X: Any, *, is_fit: bool) -> list[str]:
+        """Return the texts of X; the only method that reads it."""
+        check_choice("missing", self.missing, ("raise", "empty"))
+        return check_texts(X, missing=self.missing)
+
+    def _vectorizer(self, layer: Any, **params: Any) -> BertVectorizer:
+        """Return a fitted vectorizer of a layer, or one to fit if params are given."""
+        shared = {name: getattr(self, name) for name in _SHARED}
+        vectorizer = BertVectorizer(**shared, layer=layer, **params)
+        if not params:
+            vectorizer._fit([], None)
+        return vectorizer
+
+    def _choose(
+        self, texts: list[str], y: np.ndarray, weights: np.ndarray | None
+    ) -> tuple[BertVectorizer, np.ndarray]:
+        """Return the vectorizer of the layers chosen, and its features of the texts."""
+        if isinstance(self.layer, str):
+            check_choice("layer", self.layer, ("all", "mix", "cv"))
+        if not isinstance(self.layer, str) or self.layer == "all":
+            vectorizer = self._vectorizer(self.layer)
+            return vectorizer, vectorizer._encode(texts)
+        pooling = [self.pooling] if isinstance(self.pooling, str) else self.pooling
+        if "pooler" in pooling:
+            raise ValueError(
+                "pooling='pooler' is a head on the last layer only; pass layer=-1, got "
+                f"layer={self.layer!r}."
+            )
+        first = 1 if "attention" in pooling else 0  # layer 0 follows no attention
+        layers = list(range(first, self._vectorizer(-1).n_layers_ + 1))
+        if self.layer == "mix":
+            return self._mix(texts, y, weights, layers)
+        return self._best(texts, y, weights, layers)
+
+    def _mix(
+        self, texts: list[str], y: np.ndarray, weights: Any, layers: list[int]
+    ) -> tuple[BertVectorizer, np.ndarray]:
+        vectorizer = self._vectorizer(layers, layer_combination="scalar_mix")
+        labels = y if y.ndim == 2 else np.unique(y, return_inverse=True)[1].astype(str)
+        block = vectorizer._fit(texts, labels, C=self.C, sample_weight=weights)
+        self.layer_weights_ = vectorizer.layer_weights_
+        self.gamma_ = vectorizer.gamma_
+        blocks = [(np.arange(len(texts)), block)]
+        return vectorizer, vectorizer._combine(blocks, len(texts))
+
+    def _best(
+        self, texts: list[str], y: np.ndarray, weights: Any, layers: list[int]
+    ) -> tuple[BertVectorizer, np.ndarray]:
+        """Score every layer on the same folds and return the best one's features."""
+        folds = list(check_cv(self.cv, y, classifier=True).split(texts, y))
+        rows = np.arange(len(texts))
+        block = None
+        if self.memory is None or self.store_layers != "all":  # else read one by one
+            block = self._vectorizer(layers)._by_layer(texts)
+        scores = np.empty((len(layers), len(folds)))
+        best: tuple[BertVectorizer, np.ndarray] | None = None
+        for i, layer in enumerate(layers):
+            vectorizer = self._vectorizer(layer)
+            if block is None:
+                Z = vectorizer._encode(texts)
+            else:
+                Z = vectorizer._combine([(rows, block[:, :, i : i + 1])], len(texts))
+            for j, (train, test) in enumerate(folds):
+                part = None if weights is None else weights[train]
+                head = self._fit_head(Z[train], y[train], part)
+                scores[i, j] = check_scoring(head, self.scoring)(head, Z[test], y[test])
+            if best is None or scores[i].mean() > scores[:i].mean(axis=1).max():
+                best = vectorizer, Z
+        assert best is not None
+        self.cv_scores_ = scores
+        return best
+
+    def _make_head(self, n_texts: int) -> Any:
+        """Check the parameters of the head and return it, unfitted."""
+        check_bool("standardize", self.standardize)
+        C = check_positive("C", self.C)
+        hidden_size = check_integer("hidden_size", self.hidden_size, minimum=1)
+        max_iter = check_integer("max_iter", self.max_iter, minimum=1)
+        if not isinstance(self.head, str):
+            if not (is_classifier(self.head) and hasattr(self.head, "fit")):
+                raise TypeError(
+                    "head must be 'linear', 'mlp' or a scikit-learn classifier, got "
+                    f"{self.head!r}."
+                )
+            return clone(self.head)
+        if check_choice("head", self.head, ("linear", "mlp")) == "linear":
+            return LogisticRegression(
+                C=C, max_iter=max_iter, random_state=self.random_state
+            )
+        batch_size = min(200, n_texts)
+        return MLPClassifier(
+            hidden_layer_sizes=(hidden_size,),
+            batch_size=batch_size,
+            alpha=batch_size / (C * n_texts),  # it divides by the batch, not by n_texts
+            max_iter=max_iter,
+            random_state=self.random_state,
+        )
+
+    def _fit_head(self, Z: np.ndarray, y: np.ndarray, weights: Any) -> Pipeline:
+        head = self._make_head(len(Z))
+        if weights is not None and not has_fit_parameter(head, "sample_weight"):
+            raise ValueError(
+                f"head={self.head!r} takes no sample_weight; leave sample_weight and "
+                "class_weight out, or choose head='linear'."
+            )
+        steps: list[tuple[str, Any]] = []
+        if self.standardize:
+            scaler = StandardScaler()
+            Z = scaler.fit(Z, sample_weight=weights).transform(Z)
+            steps.append(("scale", scaler))
+        options = {} if weights is None else {"sample_weight": weights}
+        if y.ndim == 2 and isinstance(head, LogisticRegression):
+            with config_context(enable_metadata_routing=True):
+                head.set_fit_request(sample_weight=bool(options))
+                head = OneVsRestClassifier(head).fit(Z, y, **options)
+        else:
+            head.fit(Z, y, **options)
+        return Pipeline([*steps, ("head", head)])
+
+    def _weights(self, y: np.ndarray, sample_weight: Any) -> np.ndarray | None:
+        """Return the weight of each text, or None if all count alike."""
+        if sample_weight is None and self.class_weight is None:
+            return None
+        weights = np.ones(len(y))
+        if self.class_weight is not None:
+            weights = compute_sample_weight(self.class_weight, y)
+        if sample_weight is not None:
+            given = check_array(
+                sample_weight,
+                ensure_2d=False,
+                dtype=np.float64,
+                input_name="sample_weight",
+            )
+            if given.shape != (len(y),):
+                raise ValueError(
+                    f"sample_weight has shape {given.shape} for {len(y)} texts."
+                )
+            weights = weights * given
+        if not weights.sum() > 0:
+            raise ValueError("sample_weight must not be zero for every text.")
+        return np.asarray(weights, dtype=np.float64)
+
+    def _ask(self, method: str, X: Any) -> Any:
+        """Have the head answer for texts, with the encoder that it was fitted on."""
+        check_is_fitted(self)
+        texts = self._read_texts(X, is_fit=False)
+        vectorizer = copy.copy(self.vectorizer_)
+        for name in _SHARED:  # memory or device may have been set since
+            setattr(vectorizer, name, getattr(self, name))
+        return getattr(self.head_, method)(vectorizer._encode(texts))
+
+
+def _check_target(y: Any, n_texts: int) -> np.ndarray:
+    """Return classes, shape (n_texts,), or a multilabel indicator."""
+    if y is None:
+        raise ValueError(
+            "This BertProbeClassifier estimator requires y to be passed, but the "
+            "target y is None."
+        )
+    y = np.asarray(y.toarray() if hasattr(y, "toarray") else y)
+    if y.dtype.kind == "f" and not np.isfinite(y).all():
+        row = np.argwhere(~np.isfinite(y))[0][0]
+        raise ValueError(f"Input y contains NaN or infinity, first in row {row}.")
+    check_classification_targets(y)
+    if type_of_target(y, input_name="y") != "multilabel-indicator":
+        y = column_or_1d(y, warn=True)
+    if len(y) != n_texts:
+        raise ValueError(f"y has {len(y)} rows for {n_texts} texts in X.")
+    if not n_texts:
+        raise ValueError("Found array with 0 sample(s): X has no text to learn from.")
+    if y.ndim == 1 and len(np.unique(y)) < 2:
+        raise ValueError(f"y needs at least two classes, got one class: {y[0]!r}.")
+    return y

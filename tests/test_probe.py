@@ -1,0 +1,464 @@
+"""BertProbeClassifier learns from labels what a pipeline of fixed steps cannot."""
+
+import pickle
+import shutil
+import tempfile
+from collections import Counter
+from pathlib import Path
+from types import FunctionType
+from uuid import uuid4
+
+import numpy as np
+import pytest
+from sklearn.base import clone
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.ensemble import (
+    RandomForestClassifier,
+    StackingClassifier,
+    VotingClassifier,
+)
+from sklearn.exceptions import NotFittedError
+from sklearn.linear_model import LogisticRegression, RidgeClassifier
+from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_score
+from sklearn.multiclass import OneVsRestClassifier
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.neural_network import MLPClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import check_estimator, parametrize_with_checks
+from sklearn.utils.validation import validate_data
+
+from sklearn_bert import BertProbeClassifier, BertVectorizer
+from sklearn_bert.datasets import make_tiny_encoder
+from sklearn_bert.layers import fit_scalar_mix
+
+# Most tests encode a few texts again and again, and would be told how to avoid it.
+pytestmark = pytest.mark.filterwarnings("ignore:.* encoded for the third time")
+TEXTS = [
+    f"{adjective} {noun}"
+    for noun in ("film", "plot", "cast", "end", "joke", "song")
+    for adjective in ("good", "fine", "bad", "dull")
+]
+BINARY = np.array([1, 1, 0, 0] * 6)
+NAMES = np.array(["good", "fine", "bad", "bad"] * 6)
+INDICATOR = np.column_stack([BINARY, [0, 1] * 12])
+WEIGHTS = np.linspace(0.1, 2.0, 24)
+NUMERIC_ENCODER = str(Path(tempfile.gettempdir()) / f"sklearn_bert-{uuid4().hex}")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def numeric_encoder():
+    make_tiny_encoder(NUMERIC_ENCODER)
+    yield
+    shutil.rmtree(NUMERIC_ENCODER)
+
+
+class NumericBertProbeClassifier(BertProbeClassifier):
+    """Spells numbers out, so that scikit-learn's checks can run; see contract tests."""
+
+    __init__ = FunctionType(
+        BertProbeClassifier.__init__.__code__,
+        BertProbeClassifier.__init__.__globals__,
+        "__init__",
+        (NUMERIC_ENCODER,),
+    )
+    __init__.__kwdefaults__ = BertProbeClassifier.__init__.__kwdefaults__
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.string = False
+        tags.input_tags.one_d_array = False
+        tags.input_tags.two_d_array = True
+        tags.classifier_tags.poor_score = True  # words for numbers, a random encoder
+        return tags
+
+    def _read_texts(self, X, *, is_fit):
+        X = validate_data(self, X, reset=is_fit)
+        return super()._read_texts(
+            [" ".join(f"{number:.1f}" for number in row) for row in X], is_fit=is_fit
+        )
+
+
+FLOAT_NOISE = "heads are trained in float32: 1.2e-7 between weights and repeats"
+OTHER_FOLDS = "folds of repeated texts are other folds, as in LogisticRegressionCV"
+
+
+def known(estimator):
+    """Return the checks that fail, and why."""
+    reason = OTHER_FOLDS if estimator.layer == "cv" else FLOAT_NOISE
+    return {"check_sample_weight_equivalence_on_dense_data": reason}
+
+
+@parametrize_with_checks(
+    [
+        NumericBertProbeClassifier(batch_size=1, overflow="chunk"),
+        NumericBertProbeClassifier(batch_size=1, overflow="chunk", layer="mix"),
+        NumericBertProbeClassifier(batch_size=1, overflow="chunk", layer="cv", cv=2),
+    ],
+    expected_failed_checks=known,
+)
+def test_every_scikit_learn_check_passes(estimator, check):
+    check(estimator)
+
+
+def test_at_least_54_checks_run():
+    estimator = NumericBertProbeClassifier(batch_size=1, overflow="chunk")
+    results = check_estimator(
+        estimator, on_skip=None, expected_failed_checks=known(estimator)
+    )
+    statuses = Counter(result["status"] for result in results)
+    assert statuses["passed"] >= 54
+    assert statuses["xfail"] == 1
+
+
+# The linear head
+
+
+@pytest.mark.parametrize("y", [BINARY, NAMES], ids=["binary", "three classes"])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"class_weight": "balanced"}, {"sample_weight": WEIGHTS}],
+    ids=["plain", "class_weight", "sample_weight"],
+)
+def test_the_linear_head_is_logistic_regression(tiny, y, options):
+    sample_weight = options.get("sample_weight")
+    class_weight = options.get("class_weight")
+    probe = BertProbeClassifier(
+        tiny, layer=1, pooling="mean", standardize=False, C=1.0,
+        class_weight=class_weight,
+    )  # fmt: skip
+    probe.fit(TEXTS, y, sample_weight=sample_weight)
+    Z = BertVectorizer(tiny, layer=1, pooling="mean").fit_transform(TEXTS)
+    plain = LogisticRegression(C=1.0, max_iter=1000, class_weight=class_weight)
+    plain.fit(Z, y, sample_weight=sample_weight)
+    np.testing.assert_allclose(probe.head_[-1].coef_, plain.coef_, atol=1e-3)
+    np.testing.assert_array_equal(probe.predict(TEXTS), plain.predict(Z))
+    np.testing.assert_allclose(
+        probe.predict_proba(TEXTS), plain.predict_proba(Z), atol=1e-4
+    )
+    np.testing.assert_allclose(
+        probe.decision_function(TEXTS), plain.decision_function(Z), atol=1e-3
+    )
+    np.testing.assert_array_equal(probe.classes_, plain.classes_)
+
+
+def test_standardized_it_is_the_pipeline_with_a_scaler(tiny):
+    probe = BertProbeClassifier(tiny, C=0.1).fit(TEXTS, NAMES)
+    pipeline = make_pipeline(
+        BertVectorizer(tiny), StandardScaler(), LogisticRegression(C=0.1, max_iter=1000)
+    ).fit(TEXTS, NAMES)
+    np.testing.assert_allclose(
+        probe.predict_proba(TEXTS), pipeline.predict_proba(TEXTS), atol=1e-5
+    )
+
+
+@pytest.mark.filterwarnings("ignore:lbfgs failed to converge")
+def test_too_few_iterations_are_said(tiny):
+    probe = BertProbeClassifier(tiny, max_iter=2, C=1.0).fit(TEXTS, NAMES)
+    assert probe.n_iter_ == 2
+    with pytest.warns(UserWarning, match="converge"):
+        clone(probe).fit(TEXTS, NAMES)
+
+
+# What it learns about layers
+
+
+def write_layers(monkeypatch, block):
+    """Have the encoder give these features, (n_texts, n_poolings, n_layers, width)."""
+
+    def by_layer(self, texts):
+        rows = [TEXTS_OF_BLOCK.index(text) for text in texts]
+        return block[rows][:, :, list(self.layers_)]
+
+    monkeypatch.setattr(BertVectorizer, "_by_layer", by_layer)
+    monkeypatch.setattr(
+        BertVectorizer,
+        "_encode",
+        lambda self, texts: self._combine(
+            [(np.arange(len(texts)), by_layer(self, texts))], len(texts)
+        ),
+    )
+
+
+TEXTS_OF_BLOCK = [f"text {i}" for i in range(600)]
+
+
+@pytest.fixture
+def one_telling_layer(monkeypatch):
+    """Layer 1 of 0 to 2 carries the label; the others are noise of other scales."""
+    rng = np.random.default_rng(0)
+    y = np.arange(600) % 2
+    block = rng.normal(size=(600, 1, 3, 32)).astype(np.float32)
+    block[:, 0, 1, :4] += y[:, np.newaxis] - 0.5
+    block *= np.array([1.0, 0.1, 50.0], dtype=np.float32)[:, np.newaxis]
+    write_layers(monkeypatch, block)
+    return y
+
+
+def test_mix_gives_the_telling_layer_nearly_all_weight(tiny, one_telling_layer):
+    y = one_telling_layer
+    probe = BertProbeClassifier(tiny, layer="mix", C=1.0)
+    probe.fit(TEXTS_OF_BLOCK[:400], y[:400])
+    assert probe.layers_ == (0, 1, 2)
+    assert probe.layer_weights_[1] > 0.9
+    assert probe.layer_weights_.sum() == pytest.approx(1.0)
+    assert probe.gamma_ > 0
+    last = BertProbeClassifier(tiny).fit(TEXTS_OF_BLOCK[:400], y[:400])
+    held_out = TEXTS_OF_BLOCK[400:], y[400:]
+    assert probe.score(*held_out) > 0.75 > 0.6 > last.score(*held_out)
+
+
+def test_cv_chooses_the_telling_layer(tiny, one_telling_layer):
+    y = one_telling_layer
+    probe = BertProbeClassifier(tiny, layer="cv", cv=4).fit(TEXTS_OF_BLOCK, y)
+    assert probe.layers_ == (1,)
+    assert probe.cv_scores_.shape == (3, 4)
+    assert probe.cv_scores_.mean(axis=1).argmax() == 1
+    assert not hasattr(probe, "layer_weights_")
+
+
+def test_cv_scores_equal_cross_val_score_of_each_layer(tiny, tmp_path):
+    folds = StratifiedKFold(3, shuffle=True, random_state=0)
+    probe = BertProbeClassifier(tiny, layer="cv", cv=folds, scoring="neg_log_loss")
+    for memory in (None, tmp_path):
+        probe.set_params(memory=memory).fit(TEXTS, NAMES)
+        for layer, scores in enumerate(probe.cv_scores_):
+            expected = cross_val_score(
+                BertProbeClassifier(tiny, layer=layer), TEXTS, NAMES, cv=folds,
+                scoring="neg_log_loss",
+            )  # fmt: skip
+            np.testing.assert_allclose(scores, expected, atol=1e-4)
+        assert probe.layers_ == (int(probe.cv_scores_.mean(axis=1).argmax()),)
+
+
+def test_mix_is_the_scalar_mix_of_its_C_and_weights(tiny):
+    probe = BertProbeClassifier(tiny, layer="mix", pooling=["mean", "max"], C=0.3)
+    probe.fit(TEXTS, NAMES, sample_weight=WEIGHTS)
+    vectorizer = BertVectorizer(tiny, layer="all", pooling=["mean", "max"])
+    block = vectorizer.fit([])._by_layer(TEXTS)
+    mix = fit_scalar_mix(block, NAMES, C=0.3, sample_weight=WEIGHTS)
+    np.testing.assert_allclose(probe.layer_weights_, mix.weights, atol=1e-3)
+    assert probe.gamma_ == pytest.approx(mix.gamma, rel=1e-2)
+
+
+def test_a_weight_of_two_is_the_text_twice():
+    rng = np.random.default_rng(0)
+    block = rng.normal(size=(24, 1, 3, 8)).astype(np.float32)
+    rows = np.repeat(np.arange(24), 1 + BINARY)
+    twice = fit_scalar_mix(block[rows], NAMES[rows], C=0.5)
+    weighted = fit_scalar_mix(
+        block, NAMES, C=0.5, sample_weight=(1 + BINARY).astype(float)
+    )
+    np.testing.assert_allclose(weighted.weights, twice.weights, atol=1e-3)
+    np.testing.assert_allclose(weighted.scales, twice.scales, rtol=1e-5)
+
+
+def test_many_whole_numbers_are_classes_of_a_probe(tiny):
+    y = np.repeat(np.arange(8), 3)
+    probe = BertProbeClassifier(tiny, layer="mix", C=1.0).fit(TEXTS, y)
+    assert len(probe.classes_) == 8
+    y = np.repeat(np.arange(24), 2)  # a scalar mix alone would take them for numbers
+    probe.fit([*TEXTS, *TEXTS], y)
+    assert len(probe.classes_) == 24
+
+
+@pytest.mark.parametrize("layer", ["mix", "cv"])
+def test_attention_pooling_leaves_the_embeddings_out(tiny, layer):
+    probe = BertProbeClassifier(tiny, layer=layer, pooling="attention", cv=2)
+    probe.fit(TEXTS, BINARY)
+    assert set(probe.layers_) <= {1, 2}
+
+
+@pytest.mark.parametrize("layer", [-1, "all", "mix", "cv"])
+def test_learning_costs_one_pass_per_text_and_predicting_none(
+    tiny, tmp_path, work, layer
+):
+    probe = BertProbeClassifier(tiny, layer=layer, memory=tmp_path)
+    probe.fit(TEXTS, BINARY)
+    assert probe.predict(TEXTS).shape == (24,)
+    assert work().n_texts == 24
+
+
+def test_a_grid_over_layers_poolings_and_heads_costs_one_pass(tiny, tmp_path, work):
+    probe = BertProbeClassifier(tiny, memory=tmp_path, cv=2)
+    grid = {
+        "layer": [0, -1, "mix", "cv"],
+        "pooling": ["cls", "mean", "max"],
+        "head": ["linear", KNeighborsClassifier(1)],
+        "C": [0.1, 1.0],
+    }
+    search = GridSearchCV(probe, grid, cv=3, error_score="raise").fit(TEXTS, NAMES)
+    assert work().n_texts == 24
+    assert len(search.cv_results_["params"]) == 48
+
+
+# Heads and targets
+
+
+@pytest.mark.parametrize("layer", [-1, "mix", "cv"])
+def test_a_multilabel_target_gives_one_probability_per_label(tiny, layer):
+    probe = BertProbeClassifier(tiny, layer=layer, C=1.0, cv=3).fit(TEXTS, INDICATOR)
+    assert probe.predict(TEXTS).shape == INDICATOR.shape
+    assert probe.predict_proba(TEXTS).shape == INDICATOR.shape
+    assert probe.decision_function(TEXTS).shape == INDICATOR.shape
+    assert (probe.predict(TEXTS) == INDICATOR).mean() > 0.9
+    weighted = clone(probe).fit(TEXTS, INDICATOR, sample_weight=WEIGHTS)
+    assert np.abs(weighted.predict_proba(TEXTS) - probe.predict_proba(TEXTS)).max() > 0
+
+
+def test_the_mlp_repeats_bitwise_and_fits_what_no_line_separates(tiny, monkeypatch):
+    rng = np.random.default_rng(0)
+    block = rng.choice([-1.0, 1.0], size=(600, 1, 3, 32)).astype(np.float32)
+    block[:, :, :, 2:] *= 0.01
+    y = (block[:, 0, 2, 0] == block[:, 0, 2, 1]).astype(int)
+    write_layers(monkeypatch, block)
+    options = {"standardize": False, "C": 10.0}
+    mlp = BertProbeClassifier(tiny, head="mlp", random_state=3, **options)
+    mlp.fit(TEXTS_OF_BLOCK[:400], y[:400])
+    assert mlp.score(TEXTS_OF_BLOCK[400:], y[400:]) > 0.95
+    linear = BertProbeClassifier(tiny, **options).fit(TEXTS_OF_BLOCK[:400], y[:400])
+    assert linear.score(TEXTS_OF_BLOCK[400:], y[400:]) < 0.7
+    again = clone(mlp).fit(TEXTS_OF_BLOCK[:400], y[:400])
+    np.testing.assert_array_equal(
+        again.predict_proba(TEXTS_OF_BLOCK), mlp.predict_proba(TEXTS_OF_BLOCK)
+    )
+
+
+def test_the_penalty_of_the_mlp_is_that_of_the_linear_head(tiny):
+    probe = BertProbeClassifier(tiny, head="mlp", C=0.5, hidden_size=7)
+    head = probe._make_head(1000)
+    assert isinstance(head, MLPClassifier)
+    assert head.hidden_layer_sizes == (7,)
+    # scikit-learn halves alpha and divides it by the texts of a batch
+    assert head.alpha / (2 * head.batch_size) == pytest.approx(1 / (2 * 0.5 * 1000))
+
+
+def test_any_classifier_can_be_the_head(tiny):
+    forest = RandomForestClassifier(10, random_state=0)
+    probe = BertProbeClassifier(tiny, head=forest).fit(TEXTS, NAMES)
+    assert probe.score(TEXTS, NAMES) > 0.9
+    assert not hasattr(forest, "estimators_")  # a clone was fitted
+    assert not hasattr(probe, "decision_function")
+    ridge = BertProbeClassifier(tiny, head=RidgeClassifier()).fit(TEXTS, NAMES)
+    assert not hasattr(ridge, "predict_proba")
+    assert ridge.decision_function(TEXTS).shape == (24, 3)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda probe: CalibratedClassifierCV(probe, cv=2),
+        lambda probe: OneVsRestClassifier(probe),
+        lambda probe: VotingClassifier([("a", probe), ("b", clone(probe))]),
+        lambda probe: StackingClassifier([("a", probe)], cv=2),
+    ],
+    ids=["calibrated", "one vs rest", "voting", "stacking"],
+)
+def test_it_works_inside_other_classifiers(tiny, tmp_path, wrap):
+    probe = BertProbeClassifier(tiny, layer="mix", C=1.0, memory=tmp_path)
+    assert wrap(probe).fit(TEXTS, NAMES).score(TEXTS, NAMES) > 0.6
+
+
+# Persistence and errors
+
+
+def test_a_pickle_is_small_and_predicts_the_same(tiny):
+    probe = BertProbeClassifier(tiny, layer="mix").fit(TEXTS, NAMES)
+    stored = pickle.dumps(probe)
+    assert len(stored) < 200_000
+    np.testing.assert_array_equal(
+        pickle.loads(stored).predict_proba(TEXTS), probe.predict_proba(TEXTS)
+    )
+
+
+def test_another_encoder_under_the_same_name_is_refused(tmp_path):
+    place = tmp_path / "encoder"
+    make_tiny_encoder(place)
+    stored = pickle.dumps(BertProbeClassifier(str(place)).fit(TEXTS, NAMES))
+    shutil.rmtree(place)
+    make_tiny_encoder(place, seed=1)
+    with pytest.raises(ValueError, match=r"files of model=.* changed since fit"):
+        pickle.loads(stored).predict(TEXTS)
+
+
+def test_memory_may_be_set_after_fit_but_no_parameter_that_decides(tiny, tmp_path):
+    probe = BertProbeClassifier(tiny).fit(TEXTS, BINARY)
+    probe.set_params(memory=tmp_path / "store").predict(TEXTS)
+    assert any((tmp_path / "store").rglob("*.npy"))
+    with pytest.raises(ValueError, match=r"pooling was .* in fit .* call fit again"):
+        probe.set_params(pooling="max").predict(TEXTS)
+
+
+@pytest.mark.parametrize(
+    ("params", "error", "message"),
+    [
+        ({"C": 0}, ValueError, r"C must be finite and above 0, got 0"),
+        ({"C": "1"}, TypeError, r"C must be a number, got '1'"),
+        ({"head": "svm"}, ValueError, r"head must be one of 'linear', 'mlp'"),
+        (
+            {"head": StandardScaler()},
+            TypeError,
+            r"head must be 'linear', 'mlp' or a sc",
+        ),
+        ({"hidden_size": 0}, ValueError, r"hidden_size must be"),
+        ({"max_iter": 1.5}, TypeError, r"max_iter must be"),
+        ({"standardize": "yes"}, TypeError, r"standardize must be True or False"),
+        ({"layer": "best"}, ValueError, r"layer must be .* 'mix', 'cv', got 'best'"),
+        ({"layer": 9}, ValueError, r"layer"),
+        ({"layer": "cv", "pooling": "pooler"}, ValueError, r"pooler.*got layer='cv'"),
+        ({"layer": "mix", "pooling": ["mean", "pooler"]}, ValueError, r"layer='mix'"),
+        ({"missing": "drop"}, ValueError, r"missing must be one of"),
+    ],
+)
+def test_a_wrong_parameter_is_named_before_any_pass(tiny, work, params, error, message):
+    with pytest.raises(error, match=message):
+        BertProbeClassifier(tiny, **params).fit(TEXTS, BINARY)
+    assert work().n_texts == 0
+
+
+@pytest.mark.parametrize(
+    ("y", "sample_weight", "message"),
+    [
+        (BINARY[:5], None, r"y has 5 rows for 24 texts"),
+        (np.zeros(24), None, r"y needs at least two classes, got one class"),
+        (np.linspace(0, 1, 24), None, r"continuous"),
+        (None, None, r"requires y to be passed"),
+        (BINARY, np.ones(5), r"sample_weight has shape \(5,\) for 24 texts"),
+    ],
+)
+def test_a_wrong_target_or_weight_is_named(tiny, work, y, sample_weight, message):
+    with pytest.raises(ValueError, match=message):
+        BertProbeClassifier(tiny).fit(TEXTS, y, sample_weight=sample_weight)
+    assert work().n_texts == 0
+
+
+def test_weights_for_a_head_that_takes_none_are_refused(tiny):
+    probe = BertProbeClassifier(
+        tiny, head=KNeighborsClassifier(), class_weight="balanced"
+    )
+    with pytest.raises(ValueError, match=r"head=KNeigh.* takes no sample_weight"):
+        probe.fit(TEXTS, BINARY)
+
+
+def test_a_failed_fit_leaves_nothing_behind(tiny):
+    probe = BertProbeClassifier(tiny, layer="mix").fit(TEXTS, BINARY)
+    with pytest.raises(ValueError, match="y has 5 rows"):
+        probe.fit(TEXTS, BINARY[:5])
+    with pytest.raises(NotFittedError):
+        probe.predict(TEXTS)
+    assert not hasattr(probe, "layer_weights_")
+
+
+# Meaning
+
+
+def test_a_middle_layer_beats_the_last_on_a_question_of_form(tmp_path, read_data):
+    texts, labels = read_data("probing_ud_ewt/past_present.csv.gz", n=400)
+    options = {"memory": tmp_path, "pooling": "mean"}
+    chosen = BertProbeClassifier(layer="cv", **options).fit(texts[:300], labels[:300])
+    last = BertProbeClassifier(**options).fit(texts[:300], labels[:300])
+    assert chosen.layers_ < (6,)
+    assert chosen.cv_scores_.mean(axis=1).max() > chosen.cv_scores_[-1].mean()
+    assert chosen.score(texts[300:], labels[300:]) >= last.score(
+        texts[300:], labels[300:]
+    )
