@@ -257,7 +257,8 @@ class Encoder:
                 has_failed = False
             if has_failed:  # out here, so that what the batch held is free again
                 torch.cuda.empty_cache()
-                self.budget = max(1, int(lengths[rows].sum()) // 2)
+                too_many = int(lengths[rows].sum())
+                self.budget = max(1, min(self.budget, too_many // 2))
                 logger.info("out of memory: batches of %d tokens from now", self.budget)
                 continue
             on_the_way.append((rows, *_to_host(vectors)))

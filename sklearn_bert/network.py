@@ -413,8 +413,10 @@ class Network:
 
         try:
             self.run(batch, self.checkpoint.n_layers, use)
-        except (AttributeError, IndexError, RuntimeError, TypeError) as failure:
-            return f"it does not run: {failure}"
+        except torch.OutOfMemoryError:
+            raise  # says nothing about the network
+        except Exception as failure:  # a checkpoint's own code may raise anything
+            return f"it does not run: {type(failure).__name__}: {failure}"
         for states, plain in zip(found, expected, strict=True):
             if len(states) != len(plain):
                 return f"{len(states)} layers pass its blocks instead of {len(plain)}"
@@ -468,6 +470,7 @@ def _load(checkpoint: Checkpoint, dtype: str) -> tuple[Any, bool]:
         )
     has_pooler = getattr(model, "pooler", None) is not None and not absent
     model.eval().requires_grad_(False)
+    model.config.return_dict = True  # some checkpoints say otherwise
     # The loader maps the file: someone who overwrites it would change these weights.
     for tensor in (*model.parameters(), *model.buffers()):
         tensor.data = tensor.data.clone()
