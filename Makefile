@@ -38,7 +38,7 @@ $(VENV)/.installed-lint $(VENV)/.installed-dist: $(VENV)/.installed-%: $(MANIFES
 	@$(INSTALL) --group $*
 	@touch $@
 
-$(VENV)/.installed-tests $(VENV)/.installed-docs: $(VENV)/.installed-%: $(MANIFEST) | $(VENV)/.pip
+$(VENV)/.installed-tests $(VENV)/.installed-docs $(VENV)/.installed-bench: $(VENV)/.installed-%: $(MANIFEST) | $(VENV)/.pip
 	@echo "Installing sklearn-bert and the group '$*' into $(VENV); this can take minutes"
 	@$(INSTALL) $(PACKAGE) --group $*
 	@touch $@
@@ -92,6 +92,15 @@ types: $(VENV)/.installed-lint $(VENV)/.installed-package  ## Check types (mypy)
 docs: $(VENV)/.installed-docs  ## Build the site into docs/_build/html; warnings are errors
 	@rm -rf docs/api  # generated; a page of a name that is gone would be an orphan
 	$(BIN)/python -m sphinx -W --keep-going -n -b html docs docs/_build/html
+
+BENCHMARKS := encode layers grid_search store scale precision jobs gpu
+
+.PHONY: bench
+bench: $(VENV)/.installed-bench  ## Run a short form of every benchmark; ARGS="--keep" keeps results
+	@set -e; for name in $(BENCHMARKS); do \
+		printf '\n# %s\n\n' $$name; \
+		$(BIN)/python benchmarks/bench_$$name.py --short $(ARGS); \
+	done
 
 .PHONY: dist
 dist: $(VENV)/.installed-dist  ## Build the wheel and the source archive into dist/

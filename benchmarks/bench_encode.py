@@ -1,223 +1,181 @@
 """Measure how fast texts are encoded, side by side with what people use today.
 
-Protocol: every contender runs in a process of its own, loads the model and encodes 32
+Protocol. Every contender runs in a process of its own, loads the model and encodes 32
 texts to warm up. Then rounds begin: in each, every contender encodes the same texts
-once, one after the other. Reported is the median over rounds of the ratio to
-sentence-transformers with its default batch of 32 in the same round, with the smallest
-and the largest ratio, and the lowest cosine to its vectors. Contenders that are not
-installed are left out by name. Texts: short ones are docstring summaries, long ones
-are runs of them of 100 to 500 words. BERT-base has random weights.
+once, one after the other. Reported are: the median over rounds of the ratio to
+sentence-transformers with its default batch of 32 in the same round, with the lowest
+and the highest; texts per second; useful floating-point operations as a share of the
+GEMM rate at the model's own shapes, measured in the same rounds (useful tokens only:
+padding does not count as work); and the lowest cosine to the reference's vectors. Every
+contender cuts at 512 tokens, though MiniLM declares 256. Texts are docstrings of the
+installed packages, see `common.make_texts`. BERT-base has random weights.
 
-Command: ``python benchmarks/bench_encode.py [--texts N] [--rounds N] [--out FILE]``
+Command: ``python benchmarks/bench_encode.py [--cases MiniLM-short ...]
+[--contenders NAME ...] [--texts N] [--rounds N] [--keep | --out FILE] [--short]``
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import statistics
-import subprocess
-import sys
 import tempfile
-import time
 from pathlib import Path
 
-REFERENCE = "sentence-transformers, batch 32"
+import common
+import contenders
+
+CASES = [
+    f"{m}-{kind}"
+    for m in ("MiniLM", "BERT-base")
+    for kind in ("short", "mixed", "long")
+]
+# A long text takes about ten times as long as a short one, and BERT-base eight times as
+# long as MiniLM.
+_TEXTS = {"short": 1.0, "mixed": 0.5, "long": 0.25, "MiniLM": 1.0, "BERT-base": 0.25}
 
 
-def ours(model: str, dtype: str):
-    from sklearn_bert import BertVectorizer
-
-    vectorizer = BertVectorizer(model, dtype=dtype, normalize=True).fit([])
-    return vectorizer.transform
-
-
-def sentence_transformers(model: str, batch_size: int):
-    from sentence_transformers import SentenceTransformer
-
-    encoder = SentenceTransformer(model, device="cpu")
-    return lambda texts: encoder.encode(
-        texts, batch_size=batch_size, normalize_embeddings=True
-    )
+def prepare(**arguments):
+    if "contender" in arguments:
+        return contenders.prepare(**arguments)
+    return common.prepare_gemm(**arguments)
 
 
-def naive(model: str):
-    """Return the loop of many tutorials: batches as given, all hidden states."""
-    import torch
-    from transformers import AutoModel, AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(model)
-    network = AutoModel.from_pretrained(model).eval()
-
-    def encode(texts):
-        rows = []
-        for start in range(0, len(texts), 32):
-            inputs = tokenizer(
-                texts[start : start + 32],
-                padding=True, truncation=True, max_length=256, return_tensors="pt",
-            )  # fmt: skip
-            with torch.no_grad():
-                states = network(**inputs, output_hidden_states=True).hidden_states[-1]
-            mask = inputs["attention_mask"].unsqueeze(-1)
-            pooled = (states * mask).sum(1) / mask.sum(1)
-            rows.append(torch.nn.functional.normalize(pooled, dim=1))
-        return torch.cat(rows).numpy()
-
-    return encode
-
-
-def skrub(model: str):
-    import pandas as pd
-    from skrub import TextEncoder
-
-    encoder = TextEncoder(model, n_components=None, device="cpu")
-    encoder.fit(pd.Series(["a", "b"], name="text"))
-    return lambda texts: encoder.transform(pd.Series(texts, name="text")).to_numpy()
-
-
-CONTENDERS = {
-    REFERENCE: lambda model: sentence_transformers(model, 32),
-    "sentence-transformers, batch 8": lambda model: sentence_transformers(model, 8),
-    "tutorial loop, batch 32": naive,
-    "skrub TextEncoder": skrub,
-    "sklearn_bert float32": lambda model: ours(model, "float32"),
-    "sklearn_bert bfloat16": lambda model: ours(model, "bfloat16"),
-}
-
-
-def work(name: str, model: str, texts: list[str]) -> None:
-    """Encode whenever a line arrives on standard input; answer with the seconds."""
-    import warnings
-
-    import numpy as np
-
-    warnings.simplefilter("ignore")
-    answer = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print must not mix with the answers
-    try:
-        encode = CONTENDERS[name](model)
-        encode(texts[:32])
-    except ImportError as error:
-        print(json.dumps({"absent": str(error)}), file=answer, flush=True)
-        return
-    print(json.dumps({}), file=answer, flush=True)
-    for line in sys.stdin:
-        started = time.perf_counter()
-        vectors = encode(texts)
-        seconds = time.perf_counter() - started
-        np.save(line.strip(), np.asarray(vectors, dtype=np.float32))
-        print(json.dumps({"seconds": seconds}), file=answer, flush=True)
-
-
-def make_bert_base(directory: Path) -> str:
-    """Write a BERT-base with random weights and the default model's tokenizer."""
-    from transformers import AutoTokenizer, BertConfig, BertModel
-
-    from sklearn_bert.checkpoint import DEFAULT_MODEL, find_checkpoint
-
-    tokenizer = find_checkpoint(DEFAULT_MODEL).directory
-    AutoTokenizer.from_pretrained(tokenizer).save_pretrained(directory)
-    BertModel(BertConfig()).save_pretrained(directory)
-    return str(directory)
-
-
-def make_texts(kind: str, n_texts: int) -> list[str]:
-    from sklearn_bert.datasets import load_docstrings
-
-    summaries = load_docstrings(None).data
-    if kind == "short":
-        return (summaries * (1 + n_texts // len(summaries)))[:n_texts]
-    words = " ".join(summaries).split()
-    lengths = [100 + 61 * i % 400 for i in range(n_texts)]
-    return [" ".join(words[37 * i % 5000 :][:n]) for i, n in enumerate(lengths)]
-
-
-def compare(model: str, texts: list[str], rounds: int, place: Path) -> dict:
-    import numpy as np
-
-    file = place / "texts.json"
-    file.write_text(json.dumps(texts))
-    workers, absent = {}, {}
-    for name in CONTENDERS:
-        worker = subprocess.Popen(
-            [sys.executable, __file__, "--work", name, model, str(file)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-            text=True,
-        )  # fmt: skip
-        ready = json.loads(worker.stdout.readline() or '{"absent": "it failed"}')
-        if "absent" in ready:
-            absent[name] = ready["absent"]
-        else:
-            workers[name] = worker
-    seconds = {name: [] for name in workers}
-    for _ in range(rounds):
-        for i, (name, worker) in enumerate(workers.items()):
-            worker.stdin.write(f"{place / f'{i}.npy'}\n")
-            worker.stdin.flush()
-            seconds[name].append(json.loads(worker.stdout.readline())["seconds"])
-    for worker in workers.values():
-        worker.stdin.close()
-        worker.wait()
-    reference = np.load(place / "0.npy")
-    rows = {}
-    for i, name in enumerate(workers):
-        ratios = [r / s for r, s in zip(seconds[REFERENCE], seconds[name], strict=True)]
-        cosines = (np.load(place / f"{i}.npy") * reference).sum(axis=1)
-        rows[name] = {
-            "ratio": statistics.median(ratios),
-            "lowest": min(ratios),
-            "highest": max(ratios),
-            "texts_per_second": len(texts) / statistics.median(seconds[name]),
-            "cosine": float(cosines.min()),
+def compare(
+    case: str, chosen: list[str], n_texts: int, rounds: int, place: Path
+) -> dict:
+    model_name, kind = case.rsplit("-", 1)
+    n_texts = max(32, round(n_texts * _TEXTS[kind] * _TEXTS[model_name]))
+    model = common.find_model(model_name, place)
+    texts = common.make_texts(kind, n_texts)
+    lengths = common.count_tokens(model, texts)
+    file = place / f"{case}.json"
+    file.write_text(json.dumps(texts), encoding="utf-8")
+    arguments = {
+        name: {
+            "contender": name, "model": model, "texts": str(file),
+            "place": str(place / f"{model_name}-converted"),
         }
-    return {"rows": rows, "absent": absent}
+        for name in chosen
+    }  # fmt: skip
+    gemms = {"GEMM float32": {"model": model, "dtype": "float32"}}
+    if common.has_bfloat16():
+        gemms["GEMM bfloat16"] = {"model": model, "dtype": "bfloat16"}
+    answers, absent = common.race(__file__, {**arguments, **gemms}, rounds, place)
+    rates = {}
+    for name in gemms.keys() & answers.keys():
+        rounds_of = [answer["rates"] for answer in answers.pop(name)]
+        rates[name.split()[1]] = {
+            way: statistics.median(r[way] for r in rounds_of) for way in rounds_of[0]
+        }
+    rows = _rows(answers, list(arguments), rates, model, lengths, place)
+    return {
+        "n_texts": n_texts,
+        "tokens": common.spread(lengths),
+        "rounds": rounds,
+        "gemm_gflops": {
+            dtype: {way: round(rate / 1e9, 1) for way, rate in ways.items()}
+            for dtype, ways in rates.items()
+        },
+        "rows": rows,
+        "absent": absent,
+    }
+
+
+def _rows(answers, names, rates, model, lengths, place):
+    import numpy as np
+
+    flops = common.useful_flops(model, lengths)
+    vectors = {
+        name: np.load(place / f"{i}.npy").astype(np.float64)
+        for i, name in enumerate(names)
+        if name in answers
+    }
+    reference = contenders.REFERENCE
+    rows = {}
+    for name, given in vectors.items():
+        seconds = common.seconds_of(answers[name])
+        median = statistics.median(seconds)
+        dtype = contenders.CONTENDERS[name][3]
+        row = {
+            "seconds": common.rounded(seconds),
+            "texts_per_second": round(len(lengths) / median, 1),
+            "useful_gflops": round(flops / median / 1e9, 1),
+        }
+        if dtype in rates:
+            row["share_of_gemm"] = round(flops / median / max(rates[dtype].values()), 3)
+        if reference in vectors:
+            row["ratio"] = common.ratios(common.seconds_of(answers[reference]), seconds)
+            product = (given * vectors[reference]).sum(axis=1)
+            norms = np.linalg.norm(given, axis=1) * np.linalg.norm(
+                vectors[reference], axis=1
+            )
+            row["lowest_cosine"] = round(float((product / norms).min()), 6)
+        rows[name] = row
+    return rows
+
+
+def report(results: dict) -> str:
+    """Return the tables of results, in Markdown."""
+    parts = []
+    for case, facts in results["cases"].items():
+        tokens = facts["tokens"]
+        rates = ", ".join(
+            f"{max(ways.values()):.0f} GFLOP/s in {dtype}"
+            for dtype, ways in facts["gemm_gflops"].items()
+        )
+        parts.append(
+            f"**{case.rsplit('-', 1)[0]}, {case.rsplit('-', 1)[1]} texts**: "
+            f"{facts['n_texts']} texts of {tokens['lowest']} to {tokens['highest']} "
+            f"tokens (mean {tokens['mean']:.0f}, median {tokens['median']:.0f}), "
+            f"{facts['rounds']} rounds. GEMM rate: {rates or 'not measured'}."
+        )
+        rows = [
+            (
+                name,
+                common.with_range(row["ratio"]) if "ratio" in row else "",
+                f"{row['texts_per_second']:,.0f}",
+                f"{row['useful_gflops']:.0f}",
+                f"{row['share_of_gemm']:.0%}" if "share_of_gemm" in row else "",
+                f"{row['lowest_cosine']:.4f}" if "lowest_cosine" in row else "",
+            )
+            for name, row in facts["rows"].items()
+        ]
+        header = (
+            "contender", "times faster", "texts/s", "useful GFLOP/s", "of GEMM",
+            "lowest cosine",
+        )  # fmt: skip
+        parts.append(common.table(header, rows))
+        parts.append("\n".join(common.absentees(facts["absent"])))
+    return "\n\n".join(part for part in parts if part)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    names = list(contenders.CONTENDERS)
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=CASES)
+    parser.add_argument(
+        "--contenders", nargs="+", choices=names, default=names, metavar="NAME",
+        help=f"of: {'; '.join(names)}",
+    )  # fmt: skip
+    parser.add_argument("--texts", type=int, default=600, help="short ones for MiniLM")
+    parser.add_argument("--rounds", type=int, default=7)
 
 
 def main() -> None:
-    if sys.argv[1:2] == ["--work"]:
-        name, model, texts = sys.argv[2:5]
-        work(name, model, json.loads(Path(texts).read_text()))
+    if common.is_worker():
+        common.serve(prepare)
         return
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--texts", type=int, default=600)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--out", type=Path, default=None)
-    options = parser.parse_args()
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
-
-    from sklearn_bert.checkpoint import DEFAULT_MODEL, find_checkpoint
-
-    results = {"machine": platform.processor() or platform.machine(), "cases": {}}
+    short = {"texts": 96, "rounds": 2, "cases": CASES[:1]}
+    options = common.parse(__doc__, add_options, short)
+    keeper = common.Keeper("encode", options)
     with tempfile.TemporaryDirectory() as name:
-        place = Path(name)
-        models = {
-            "MiniLM (6 x 384)": find_checkpoint(DEFAULT_MODEL).directory,
-            "BERT-base (12 x 768)": make_bert_base(place / "base"),
-        }
-        for label, model in models.items():
-            for kind, n_texts in (
-                ("short", options.texts),
-                ("long", options.texts // 4),
-            ):
-                n_texts = n_texts if label.startswith("MiniLM") else n_texts // 4
-                texts = make_texts(kind, n_texts)
-                case = compare(model, texts, options.rounds, place)
-                results["cases"][f"{label}, {kind}"] = case
-                print(f"\n{label}, {n_texts} {kind} texts, {options.rounds} rounds")
-                print(f"{'':34s} ratio (lowest-highest)  texts/s  cosine")
-                for contender, row in case["rows"].items():
-                    print(
-                        f"{contender:34s} {row['ratio']:5.2f} ({row['lowest']:.2f}-"
-                        f"{row['highest']:.2f})      {row['texts_per_second']:9.0f}  "
-                        f"{row['cosine']:.4f}",
-                        flush=True,
-                    )
-                for contender, why in case["absent"].items():
-                    print(f"{contender:34s} not here: {why}")
-    if options.out:
-        options.out.write_text(json.dumps(results, indent=2) + "\n")
+        for case in options.cases:
+            common.say(case)
+            facts = compare(
+                case, options.contenders, options.texts, options.rounds, Path(name)
+            )
+            keeper.add(case, facts)
+            print(report({"cases": {case: facts}}), end="\n\n", flush=True)
 
 
 if __name__ == "__main__":
