@@ -244,14 +244,26 @@ def _warn_if_cut(n_tokens: NDArray[np.int64], max_length: int | None) -> None:
     )
 
 
+def _is_cpu(device: str) -> bool:
+    """Whether texts are encoded on a CPU, as far as this process can tell.
+
+    Workers elsewhere may have a GPU that is not here, so that one is not asked for.
+    """
+    if device != "auto":
+        return device == "cpu"
+    from .encoder import resolve_device
+
+    return resolve_device(device) == "cpu"
+
+
 _has_warned: set[str] = set()
 
 
 def _warn_if_slow(device: str, dtype: str) -> None:
     """Say once that this processor computes a half precision in software."""
-    from .encoder import resolve_device, runs_in_software
+    from .encoder import runs_in_software
 
-    if dtype in _has_warned or not runs_in_software(resolve_device(device), dtype):
+    if dtype in _has_warned or not (_is_cpu(device) and runs_in_software(dtype)):
         return
     _has_warned.add(dtype)
     warnings.warn(
@@ -361,9 +373,7 @@ class _Run:
     @property
     def _n_windows_in_one(self) -> int:
         """How many times larger than on a CPU a window is on this device."""
-        from .encoder import resolve_device
-
-        return 1 if resolve_device(self.engine.device) == "cpu" else _GPU_WINDOWS
+        return 1 if _is_cpu(self.engine.device) else _GPU_WINDOWS
 
     @property
     def _window_texts(self) -> int:
