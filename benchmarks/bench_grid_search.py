@@ -94,7 +94,10 @@ def prepare_ours(what, model, n_texts, place):
     texts, labels = read_texts(n_texts)
     n_layers = common.shape_of(model)["n_layers"]
     layers = list(range(n_layers + 1))
-    everything = BertVectorizer(model, layer="all", pooling=POOLINGS).fit([])
+    everything = BertVectorizer(
+        model, layer="all", pooling=POOLINGS, normalize=False
+    ).fit([])
+    is_normalized = BertVectorizer(model).fit([]).normalize_
     grid = {"encoder__layer": layers, "encoder__pooling": POOLINGS}
     warm = f"{place}/warm-{n_layers}"
 
@@ -127,7 +130,10 @@ def prepare_ours(what, model, n_texts, place):
         block = everything.transform(texts).reshape(len(texts), 3, n_layers + 1, width)
         for p, pooling in enumerate(POOLINGS):
             for layer in layers:
-                Ready.blocks[layer, pooling] = np.ascontiguousarray(block[:, p, layer])
+                part = np.ascontiguousarray(block[:, p, layer])
+                if is_normalized:  # each layer by itself, as in the grid
+                    part /= np.linalg.norm(part, axis=1, keepdims=True)
+                Ready.blocks[layer, pooling] = part
         rows = np.arange(len(texts))[:, None]
         return lambda: run(Ready(), rows)
     if what == "warm":

@@ -413,14 +413,16 @@ class Keeper:
         self.out = options.out
         if options.keep:
             self.out = RESULTS / f"{name}.json"
-        given = {k: v for k, v in vars(options).items() if k not in ("out", "keep")}
+        given = {  # places are the machine's own business
+            k: v
+            for k, v in vars(options).items()
+            if k != "keep" and not isinstance(v, Path) and v is not None
+        }
         self.results: dict[str, Any] = {
             "benchmark": name,
             "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
             "machine": machine(),
-            "options": {
-                k: str(v) if isinstance(v, Path) else v for k, v in given.items()
-            },
+            "options": given,
             "cases": {},
         }
 

@@ -238,13 +238,16 @@ class Encoder:
         on_the_way: deque[tuple[NDArray[np.intp], Vectors, torch.Event | None]] = (
             deque()
         )
+        # Poolers pick the first token of each row of a padded batch.
+        has_pooler = any(split_column(column)[0] == "pooler" for column in columns)
+        layout = "padded" if has_pooler else self.execution.layout
         n_passes = start = 0
         while start < len(order):
-            size = self._size(lengths[order[start:]], batch_size)
+            size = self._size(lengths[order[start:]], batch_size, layout)
             rows = order[start : start + size]
             some = [pieces[row] for row in rows]
             try:
-                vectors = self._run(some, columns, n_skipped[rows])
+                vectors = self._run(some, columns, n_skipped[rows], layout)
             except torch.OutOfMemoryError as error:
                 if size == 1:
                     raise torch.OutOfMemoryError(
@@ -270,11 +273,13 @@ class Encoder:
             _write(*arrived, out)
         return n_passes
 
-    def _size(self, lengths: NDArray[np.int64], batch_size: int | None) -> int:
+    def _size(
+        self, lengths: NDArray[np.int64], batch_size: int | None, layout: str
+    ) -> int:
         """Return how many of these texts, the longest first, make the next batch."""
         if batch_size is not None:
             return min(batch_size, len(lengths))
-        if self.execution.layout == "packed":
+        if layout == "packed":
             n_tokens = np.cumsum(lengths[: self.budget])
             return max(1, int(np.searchsorted(n_tokens, self.budget, side="right")))
         return min(len(lengths), max(1, self.budget // int(lengths[0])))
@@ -284,14 +289,14 @@ class Encoder:
         pieces: list[Ids],
         columns: Mapping[str, tuple[int, ...]],
         n_skipped: NDArray[np.int64],
+        layout: str,
     ) -> Vectors:
         """Run one batch and pool it."""
         poolings = {column: split_column(column) for column in columns}
         names = {name for name, _ in poolings.values()}
         batch = self.network.lay_out(
             [self.tokenizer.surround(piece) for piece in pieces],
-            # Poolers pick the first token of each row of a padded batch.
-            layout="padded" if "pooler" in names else "",
+            layout=layout,
             wants_attention="attention" in names,
         )
         members = {
@@ -299,7 +304,9 @@ class Encoder:
             for special in {special for _, special in poolings.values()}
         }
         # With a prompt left out, the first token that counts stands for [CLS].
-        first = batch.starts + np.minimum(n_skipped, batch.lengths - 1)
+        first = torch.from_numpy(
+            batch.starts + np.minimum(n_skipped, batch.lengths - 1)
+        ).to(self.network.device)
         vectors: Vectors = []
 
         def use(layer: int, states: Tensor, received: Tensor | None) -> None:
@@ -309,7 +316,7 @@ class Encoder:
                 if layer not in layers or name == "pooler":
                     continue
                 if name == "cls":
-                    pooled = states[torch.from_numpy(first).to(states.device)]
+                    pooled = states[first]
                 elif name == "attention" and received is None:
                     reason = "its attention weights cannot be read"
                     raise ValueError(

@@ -13,6 +13,7 @@ import io
 import itertools
 import re
 import subprocess
+import sys
 from contextlib import redirect_stdout
 from pathlib import Path
 
@@ -176,3 +177,13 @@ def test_no_file_names_a_path_of_this_machine():
         if path.is_file():
             text = path.read_text(encoding="utf-8", errors="replace")
             assert not local.search(text), name
+
+
+def test_the_tables_of_the_benchmarks_are_those_of_the_result_files():
+    script = ROOT / "benchmarks" / "tables.py"
+    if not script.is_file():
+        pytest.skip("the benchmarks are not beside an installed package")
+    done = subprocess.run(
+        [sys.executable, str(script), "--check"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr

@@ -727,3 +727,18 @@ def test_running_out_of_memory_while_loading_is_no_refusal(tmp_path, monkeypatch
     path = build_checkpoint("bert", tmp_path / "bert")
     with pytest.raises(torch.OutOfMemoryError, match="no memory"):
         Encoder(find_checkpoint(str(path)), "cpu", "float32")
+
+
+def test_a_padded_batch_for_the_pooler_keeps_to_the_budget(load, monkeypatch):
+    encoder = load("bert")
+    monkeypatch.setattr(encoder, "budget", 200)
+    run, n_rows = Network.run, []
+
+    def count(self, batch, last, use):
+        n_rows.append(batch.n_rows)
+        return run(self, batch, last, use)
+
+    monkeypatch.setattr(Network, "run", count)
+    texts = ["dogs " * 50, *["a"] * 40]
+    encoder.encode(texts, Plan({"pooler": (3,)}, 64))
+    assert max(n_rows) <= 200
