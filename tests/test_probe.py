@@ -27,6 +27,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import check_estimator, parametrize_with_checks
 from sklearn.utils.validation import validate_data
+from threadpoolctl import threadpool_limits
 
 from sklearn_bert import BertProbeClassifier, BertVectorizer
 from sklearn_bert.datasets import make_tiny_encoder
@@ -49,7 +50,9 @@ NUMERIC_ENCODER = str(Path(tempfile.gettempdir()) / f"sklearn_bert-{uuid4().hex}
 @pytest.fixture(scope="module", autouse=True)
 def numeric_encoder():
     make_tiny_encoder(NUMERIC_ENCODER)
-    yield
+    # At this size, threads cost each other more time than they save.
+    with threadpool_limits(1):
+        yield
     shutil.rmtree(NUMERIC_ENCODER)
 
 
