@@ -117,37 +117,35 @@ def _rows(answers, names, rates, model, lengths, place):
 
 def report(results: dict) -> str:
     """Return the tables of results, in Markdown."""
-    parts = []
-    for case, facts in results["cases"].items():
-        tokens = facts["tokens"]
-        rates = ", ".join(
-            f"{max(ways.values()):.0f} GFLOP/s in {dtype}"
-            for dtype, ways in facts["gemm_gflops"].items()
-        )
-        parts.append(
-            f"**{case.rsplit('-', 1)[0]}, {case.rsplit('-', 1)[1]} texts**: "
-            f"{facts['n_texts']} texts of {tokens['lowest']} to {tokens['highest']} "
-            f"tokens (mean {tokens['mean']:.0f}, median {tokens['median']:.0f}), "
-            f"{facts['rounds']} rounds. GEMM rate: {rates or 'not measured'}."
-        )
-        rows = [
-            (
-                name,
-                common.with_range(row["ratio"]) if "ratio" in row else "",
-                f"{row['texts_per_second']:,.0f}",
-                f"{row['useful_gflops']:.0f}",
-                f"{row['share_of_gemm']:.0%}" if "share_of_gemm" in row else "",
-                f"{row['lowest_cosine']:.4f}" if "lowest_cosine" in row else "",
-            )
-            for name, row in facts["rows"].items()
-        ]
-        header = (
-            "contender", "times faster", "texts/s", "useful GFLOP/s", "of GEMM",
-            "lowest cosine",
-        )  # fmt: skip
-        parts.append(common.table(header, rows))
-        parts.append("\n".join(common.absentees(facts["absent"])))
-    return "\n\n".join(part for part in parts if part)
+    header = (
+        "contender", "times faster", "texts/s", "useful GFLOP/s", "of GEMM",
+        "lowest cosine",
+    )  # fmt: skip
+    return common.report_cases(results, header, _title, _cells)
+
+
+def _title(case: str, facts: dict) -> str:
+    model_name, kind = case.rsplit("-", 1)
+    tokens = facts["tokens"]
+    rates = ", ".join(
+        f"{max(ways.values()):.0f} GFLOP/s in {dtype}"
+        for dtype, ways in facts["gemm_gflops"].items()
+    )
+    return (
+        f"**{model_name}, {kind} texts**: {facts['n_texts']} texts of "
+        f"{tokens['lowest']} to {tokens['highest']} tokens (mean {tokens['mean']:.0f}, "
+        f"median {tokens['median']:.0f}), {facts['rounds']} rounds. GEMM rate: "
+        f"{rates or 'not measured'}."
+    )
+
+
+def _cells(row: dict) -> tuple[str, ...]:
+    return (
+        f"{row['texts_per_second']:,.0f}",
+        f"{row['useful_gflops']:.0f}",
+        f"{row['share_of_gemm']:.0%}" if "share_of_gemm" in row else "",
+        f"{row['lowest_cosine']:.4f}" if "lowest_cosine" in row else "",
+    )
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -92,27 +92,16 @@ def compare(model: str, kind: str, dtype: str, n_texts: int, rounds: int, place:
 
 def report(results: dict) -> str:
     """Return the tables of results, in Markdown."""
-    parts = []
-    for case, facts in results["cases"].items():
-        parts.append(
+    return common.report_cases(
+        results,
+        ("contender", "times faster", "texts/s", "peak MB"),
+        lambda case, facts: (
             f"**{case}**: {facts['n_texts']:,} texts (mean "
             f"{facts['tokens']['mean']:.0f} tokens), {facts['rounds']} rounds; the "
             f"reference is {facts['reference']}."
-        )
-        rows = [
-            (
-                name,
-                common.with_range(row["ratio"]) if "ratio" in row else "",
-                f"{row['texts_per_second']:,}",
-                f"{row['peak_mb']:,}",
-            )
-            for name, row in facts["rows"].items()
-        ]
-        parts.append(
-            common.table(("contender", "times faster", "texts/s", "peak MB"), rows)
-        )
-        parts.append("\n".join(common.absentees(facts["absent"])))
-    return "\n\n".join(part for part in parts if part)
+        ),
+        lambda row: (f"{row['texts_per_second']:,}", f"{row['peak_mb']:,}"),
+    )
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

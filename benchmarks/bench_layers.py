@@ -78,21 +78,15 @@ def compare(model_name: str, n_texts: int, rounds: int, place: Path) -> dict:
 
 def report(results: dict) -> str:
     """Return the tables of results, in Markdown."""
-    parts = []
-    for case, facts in results["cases"].items():
-        parts.append(
+    return common.report_cases(
+        results,
+        ("what is asked for", "times faster", "texts/s"),
+        lambda case, facts: (
             f"**{case}**: {facts['n_texts']} texts (mean {facts['tokens']['mean']:.0f} "
             f"tokens), {facts['rounds']} rounds."
-        )
-        rows = [
-            (name, common.with_range(r["ratio"]), f"{r['texts_per_second']:,.0f}")
-            for name, r in facts["rows"].items()
-        ]
-        parts.append(
-            common.table(("what is asked for", "times faster", "texts/s"), rows)
-        )
-        parts.append("\n".join(common.absentees(facts["absent"])))
-    return "\n\n".join(part for part in parts if part)
+        ),
+        lambda row: (f"{row['texts_per_second']:,.0f}",),
+    )
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

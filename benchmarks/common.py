@@ -499,6 +499,31 @@ def absentees(absent: Mapping[str, str]) -> Iterator[str]:
         yield f"- {name}: not measured, {why}"
 
 
+def report_cases(
+    results: Mapping[str, Any],
+    header: Sequence[str],
+    title: Callable[[str, Mapping[str, Any]], str],
+    cells: Callable[[Mapping[str, Any]], Sequence[str]],
+) -> str:
+    """Return title, table and absentees of every case, in Markdown.
+
+    A row is the name of a contender, how many times faster it is, where that is known,
+    and the `cells` of its facts.
+    """
+    parts = []
+    for case, facts in results["cases"].items():
+        rows = [
+            (name, with_range(row["ratio"]) if "ratio" in row else "", *cells(row))
+            for name, row in facts["rows"].items()
+        ]
+        parts += [
+            title(case, facts),
+            table(header, rows),
+            "\n".join(absentees(facts["absent"])),
+        ]
+    return "\n\n".join(part for part in parts if part)
+
+
 def machine_line(results: Mapping[str, Any]) -> str:
     """Say in a sentence or two where and when results were measured."""
     m = results["machine"]
