@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 from sklearn import config_context
-from sklearn.base import BaseEstimator, ClassifierMixin, clone, is_classifier
+from sklearn.base import ClassifierMixin, clone, is_classifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import check_scoring
 from sklearn.model_selection import check_cv
@@ -38,10 +38,9 @@ from ._validation import (
     check_choice,
     check_integer,
     check_positive,
-    check_texts,
 )
 from .checkpoint import DEFAULT_MODEL
-from .vectorizer import BertVectorizer
+from .vectorizer import BertVectorizer, TextEstimator
 
 __all__ = ["BertProbeClassifier"]
 
@@ -67,7 +66,7 @@ def _head_has(method: str) -> Any:
     return available_if(check)
 
 
-class BertProbeClassifier(ClassifierMixin, BaseEstimator):
+class BertProbeClassifier(ClassifierMixin, TextEstimator):
     """Classify texts by a frozen encoder's features, learning which layers to use.
 
     The encoder stays as it is; a classifier is trained on its features. ``layer="cv"``
@@ -199,9 +198,6 @@ or sequence of them, default="auto"
     array([1, 0])
     """
 
-    _doc_link_module = "sklearn_bert"
-    _doc_link_template = BertVectorizer._doc_link_template
-
     def __init__(
         self,
         model: str = DEFAULT_MODEL,
@@ -267,9 +263,6 @@ or sequence of them, default="auto"
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
-        tags.input_tags.string = True
-        tags.input_tags.one_d_array = True
-        tags.input_tags.two_d_array = False
         tags.classifier_tags.multi_label = True
         return tags
 
@@ -361,11 +354,6 @@ or sequence of them, default="auto"
         return np.asarray(self._ask("decision_function", X))
 
     # The steps of fit and predict
-
-    def _read_texts(self, X: Any, *, is_fit: bool) -> list[str]:
-        """Return the texts of X; the only method that reads it."""
-        check_choice("missing", self.missing, ("raise", "empty"))
-        return check_texts(X, missing=self.missing)
 
     def _vectorizer(self, layer: Any, **params: Any) -> BertVectorizer:
         """Return a fitted vectorizer of a layer, or one to fit if params are given."""

@@ -54,7 +54,31 @@ _DECISIVE = (
 )  # fmt: skip
 
 
-class BertVectorizer(TransformerMixin, BaseEstimator):
+class TextEstimator(BaseEstimator):
+    """What every estimator here shares: its X is texts, and may lack some."""
+
+    missing: str
+
+    _doc_link_module = "sklearn_bert"
+    _doc_link_template = (
+        "https://sklearn-bert.readthedocs.io/en/stable/api/"
+        "sklearn_bert.{estimator_name}.html"
+    )
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.string = True
+        tags.input_tags.one_d_array = True
+        tags.input_tags.two_d_array = False
+        return tags
+
+    def _read_texts(self, X: Any, *, is_fit: bool) -> list[str]:
+        """Return the texts of X; the only method that reads it."""
+        check_choice("missing", self.missing, ("raise", "empty"))
+        return check_texts(X, missing=self.missing)
+
+
+class BertVectorizer(TransformerMixin, TextEstimator):
     """Turn texts into features with a frozen BERT-family encoder.
 
     Each text becomes one vector: the encoder's token states at the layers asked for,
@@ -193,12 +217,6 @@ or sequence of them, default="auto"
     # Lets skrub's ApplyToCols and skb.apply hand over one column at a time.
     __single_column_transformer__ = True
 
-    _doc_link_module = "sklearn_bert"
-    _doc_link_template = (
-        "https://sklearn-bert.readthedocs.io/en/stable/api/"
-        "sklearn_bert.{estimator_name}.html"
-    )
-
     def __init__(
         self,
         model: str = DEFAULT_MODEL,
@@ -248,9 +266,6 @@ or sequence of them, default="auto"
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
-        tags.input_tags.string = True
-        tags.input_tags.one_d_array = True
-        tags.input_tags.two_d_array = False
         tags.transformer_tags.preserves_dtype = []
         tags.target_tags.required = self._learns_from_y()
         return tags
@@ -362,11 +377,6 @@ or sequence of them, default="auto"
         return execution(self._request(self._checkpoint()), self._engine())
 
     # The three steps, on plain lists of texts
-
-    def _read_texts(self, X: Any, *, is_fit: bool) -> list[str]:
-        """Return the texts of X; the only method that reads it."""
-        check_choice("missing", self.missing, ("raise", "empty"))
-        return check_texts(X, missing=self.missing)
 
     def _fit(self, texts: list[str], y: Any, **mix_options: Any) -> np.ndarray | None:
         """Fit; return the frozen features if they had to be made for it."""

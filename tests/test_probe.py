@@ -2,14 +2,15 @@
 
 import pickle
 import shutil
-import tempfile
 from collections import Counter
-from pathlib import Path
-from types import FunctionType
-from uuid import uuid4
 
 import numpy as np
 import pytest
+from numeric import (
+    SpellsNumbers,
+    numeric_encoder,  # noqa: F401 - a fixture that works by being there
+    with_default_model,
+)
 from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.ensemble import (
@@ -26,8 +27,6 @@ from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import check_estimator, parametrize_with_checks
-from sklearn.utils.validation import validate_data
-from threadpoolctl import threadpool_limits
 
 from sklearn_bert import BertProbeClassifier, BertVectorizer
 from sklearn_bert.datasets import make_tiny_encoder
@@ -44,42 +43,15 @@ BINARY = np.array([1, 1, 0, 0] * 6)
 NAMES = np.array(["good", "fine", "bad", "bad"] * 6)
 INDICATOR = np.column_stack([BINARY, [0, 1] * 12])
 WEIGHTS = np.linspace(0.1, 2.0, 24)
-NUMERIC_ENCODER = str(Path(tempfile.gettempdir()) / f"sklearn_bert-{uuid4().hex}")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def numeric_encoder():
-    make_tiny_encoder(NUMERIC_ENCODER)
-    # At this size, threads cost each other more time than they save.
-    with threadpool_limits(1):
-        yield
-    shutil.rmtree(NUMERIC_ENCODER)
-
-
-class NumericBertProbeClassifier(BertProbeClassifier):
-    """Spells numbers out, so that scikit-learn's checks can run; see contract tests."""
-
-    __init__ = FunctionType(
-        BertProbeClassifier.__init__.__code__,
-        BertProbeClassifier.__init__.__globals__,
-        "__init__",
-        (NUMERIC_ENCODER,),
-    )
-    __init__.__kwdefaults__ = BertProbeClassifier.__init__.__kwdefaults__
+class NumericBertProbeClassifier(SpellsNumbers, BertProbeClassifier):
+    __init__ = with_default_model(BertProbeClassifier.__init__)
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
-        tags.input_tags.string = False
-        tags.input_tags.one_d_array = False
-        tags.input_tags.two_d_array = True
         tags.classifier_tags.poor_score = True  # words for numbers, a random encoder
         return tags
-
-    def _read_texts(self, X, *, is_fit):
-        X = validate_data(self, X, reset=is_fit)
-        return super()._read_texts(
-            [" ".join(f"{number:.1f}" for number in row) for row in X], is_fit=is_fit
-        )
 
 
 FLOAT_NOISE = "heads are trained in float32: 1.2e-7 between weights and repeats"

@@ -8,20 +8,21 @@ need no data run on the real class too.
 import copy
 import pickle
 import re
-import shutil
 import sys
-import tempfile
 from collections import Counter
 from functools import partial
 from pathlib import Path
-from types import FunctionType
-from uuid import uuid4
 
 import joblib
 import numpy as np
 import pytest
 import sklearn
 from joblib.externals.loky import get_reusable_executor
+from numeric import (
+    SpellsNumbers,
+    numeric_encoder,  # noqa: F401 - a fixture that works by being there
+    with_default_model,
+)
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy import sparse
 from scipy.stats import randint
@@ -45,7 +46,6 @@ from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import FeatureUnion, Pipeline, make_pipeline, make_union
 from sklearn.utils import estimator_checks
 from sklearn.utils.estimator_checks import check_estimator, parametrize_with_checks
-from sklearn.utils.validation import validate_data
 from threadpoolctl import threadpool_limits
 
 from sklearn_bert import BertVectorizer
@@ -67,41 +67,9 @@ pyarrow = partial(pytest.importorskip, "pyarrow")
 
 # scikit-learn's battery, through numbers that are spelled out
 
-# Named now, as checks are collected with an instance; written when the first test runs.
-NUMERIC_ENCODER = str(Path(tempfile.gettempdir()) / f"sklearn_bert-{uuid4().hex}")
 
-
-@pytest.fixture(scope="module", autouse=True)
-def numeric_encoder():
-    make_tiny_encoder(NUMERIC_ENCODER)
-    # At this size, threads cost each other more time than they save.
-    with threadpool_limits(1):
-        yield
-    shutil.rmtree(NUMERIC_ENCODER)
-
-
-def with_default_model(init, model):
-    """Copy an `__init__`, with all its parameters, under another default model."""
-    changed = FunctionType(init.__code__, init.__globals__, "__init__", (model,))
-    changed.__kwdefaults__ = init.__kwdefaults__
-    return changed
-
-
-class NumericBertVectorizer(BertVectorizer):
-    __init__ = with_default_model(BertVectorizer.__init__, NUMERIC_ENCODER)
-
-    def __sklearn_tags__(self):
-        tags = super().__sklearn_tags__()
-        tags.input_tags.string = False
-        tags.input_tags.one_d_array = False
-        tags.input_tags.two_d_array = True
-        return tags
-
-    def _read_texts(self, X, *, is_fit):
-        X = validate_data(self, X, reset=is_fit)
-        return super()._read_texts(
-            [" ".join(f"{number:.1f}" for number in row) for row in X], is_fit=is_fit
-        )
+class NumericBertVectorizer(SpellsNumbers, BertVectorizer):
+    __init__ = with_default_model(BertVectorizer.__init__)
 
 
 KNOWN_BUGS = {}
