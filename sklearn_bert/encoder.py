@@ -246,20 +246,10 @@ class Encoder:
             size = self._size(lengths[order[start:]], batch_size, layout)
             rows = order[start : start + size]
             some = [pieces[row] for row in rows]
-            try:
-                vectors = self._run(some, columns, n_skipped[rows], layout)
-            except torch.OutOfMemoryError as error:
-                if size == 1:
-                    raise torch.OutOfMemoryError(
-                        f"A single text of {lengths[rows[0]]} tokens does not fit in "
-                        f"the memory of {self.execution.device}. Pass a smaller "
-                        "max_length, dtype='bfloat16', or device='cpu'."
-                    ) from error
-                batch_size, has_failed = batch_size and max(1, size // 2), True
-            else:
-                has_failed = False
-            if has_failed:  # out here, so that what the batch held is free again
+            vectors = self._run_if_it_fits(some, columns, n_skipped[rows], layout)
+            if vectors is None:
                 torch.cuda.empty_cache()
+                batch_size = batch_size and max(1, size // 2)
                 too_many = int(lengths[rows].sum())
                 self.budget = max(1, min(self.budget, too_many // 2))
                 logger.info("out of memory: batches of %d tokens from now", self.budget)
@@ -283,6 +273,26 @@ class Encoder:
             n_tokens = np.cumsum(lengths[: self.budget])
             return max(1, int(np.searchsorted(n_tokens, self.budget, side="right")))
         return min(len(lengths), max(1, self.budget // int(lengths[0])))
+
+    def _run_if_it_fits(
+        self,
+        pieces: list[Ids],
+        columns: Mapping[str, tuple[int, ...]],
+        n_skipped: NDArray[np.int64],
+        layout: str,
+    ) -> Vectors | None:
+        """Run one batch, or return None, its memory free again, if it is too large."""
+        try:
+            return self._run(pieces, columns, n_skipped, layout)
+        except torch.OutOfMemoryError as error:
+            if len(pieces) > 1:
+                return None
+            n_tokens = len(pieces[0]) + self.tokenizer.n_special
+            raise torch.OutOfMemoryError(
+                f"A single text of {n_tokens} tokens does not fit in the memory of "
+                f"{self.execution.device}. Pass a smaller max_length, "
+                "dtype='bfloat16', or device='cpu'."
+            ) from error
 
     def _run(
         self,

@@ -24,6 +24,7 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import joblib
@@ -370,7 +371,7 @@ class _Run:
         n_vectors = sum(len(layers) for layers in self._columns().values())
         return 4 * self.request.checkpoint.width * n_vectors + 20
 
-    @property
+    @cached_property
     def _n_windows_in_one(self) -> int:
         """How many times larger than on a CPU a window is on this device."""
         return 1 if _is_cpu(self.engine.device) else _GPU_WINDOWS

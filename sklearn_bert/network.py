@@ -296,16 +296,14 @@ class Network:
         tap = self._tap
         if tap is None or tap.received is not None or not isinstance(output, tuple):
             return
-        mask = tap.batch.inputs.get("attention_mask")
+        if tap.batch.packing is not None:
+            return  # a packing keeps it itself
+        mask = tap.batch.inputs["attention_mask"]
         for item in output:
-            if (
-                isinstance(item, Tensor)
-                and mask is not None
-                and (
-                    item.ndim == 4
-                    and len(item) == len(mask)
-                    and item.shape[2:] == (mask.shape[1], mask.shape[1])
-                )
+            if isinstance(item, Tensor) and (
+                item.ndim == 4
+                and len(item) == len(mask)
+                and item.shape[2:] == (mask.shape[1], mask.shape[1])
             ):
                 # (n_texts, n_heads, n_queries, n_keys) -> (n_texts, n_keys)
                 queries = mask.float()
@@ -381,11 +379,10 @@ class Network:
             self.device, _DTYPES[self.dtype]
         ):
             return False
-        with quiet():
-            self._model.set_attn_implementation(PACKED)
+        self._use_attention(PACKED)
         if self._model.config._attn_implementation != PACKED:
+            self._attention = self._padded_attention
             return False
-        self._attention = PACKED
         # Sorted by length, as batches are, with two equal ones.
         order = sorted([*range(len(probes)), 0], key=lambda i: -len(probes[i]))
         probes, expected = [probes[i] for i in order], [expected[i] for i in order]
@@ -394,7 +391,6 @@ class Network:
             self._first_position = first
             if not self._compare(probes, expected, "packed"):
                 return True
-        self._use_attention(self._padded_attention)
         return False
 
     def _compare(
