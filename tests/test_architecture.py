@@ -30,18 +30,28 @@ LEVELS = {
 }
 WITH_TORCH = {"attention", "kernels", "tokenizer", "network", "encoder"}
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
+MODULES += sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py"))
+PARTS = sorted(PACKAGE.glob("*/*.py"))  # of modules that are subpackages
 
 
-def imports(module, *, top_level_only=False):
-    """Return the modules that a module imports, relative ones without a dot."""
-    tree = ast.parse((PACKAGE / f"{module}.py").read_text(encoding="utf-8"))
+def path_of(module):
+    path = PACKAGE / f"{module}.py"
+    return path if path.is_file() else PACKAGE / module / "__init__.py"
+
+
+def imports(path, *, top_level_only=False):
+    """Return the modules that a file imports: those of the package by their name."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
     nodes = tree.body if top_level_only else ast.walk(tree)
+    depth = len(path.relative_to(PACKAGE).parts)  # dots that lead to the package
     found = set()
     for node in nodes:
         if isinstance(node, ast.Import):
             found |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            if node.level:
+            if node.level and node.level < depth:
+                found.add(f"{path.parent.name}.{node.module}")
+            elif node.level:
                 found |= {node.module} if node.module else {a.name for a in node.names}
             else:
                 found.add(node.module.split(".")[0])
@@ -54,25 +64,40 @@ def test_every_module_has_a_level():
 
 @pytest.mark.parametrize("module", MODULES)
 def test_a_module_imports_only_from_levels_below(module):
-    inside = imports(module) & set(LEVELS)
+    path = path_of(module)
+    files = [path] if path.name != "__init__.py" else list(path.parent.glob("*.py"))
+    inside = set().union(*map(imports, files)) & set(LEVELS)
     assert all(LEVELS[other] < LEVELS[module] for other in inside), inside
 
 
 @pytest.mark.parametrize("module", MODULES)
 def test_a_module_says_its_level_and_who_it_imports(module):
-    doc = ast.get_docstring(ast.parse((PACKAGE / f"{module}.py").read_text()))
+    doc = ast.get_docstring(ast.parse(path_of(module).read_text(encoding="utf-8")))
     assert f"Level {LEVELS[module]} of the module map" in " ".join(doc.split())
 
 
 @pytest.mark.parametrize("module", sorted(set(MODULES) - WITH_TORCH))
 def test_only_the_encoder_and_what_it_is_made_of_import_torch_at_their_top(module):
-    assert not {"torch", "transformers"} & imports(module, top_level_only=True)
+    torch = {"torch", "transformers"}
+    assert not torch & imports(path_of(module), top_level_only=True)
+
+
+@pytest.mark.parametrize(
+    "path", PARTS, ids=lambda path: f"{path.parent.name}.{path.stem}"
+)
+def test_parts_of_a_subpackage_import_each_other_for_drawing_only(path):
+    assert not {"torch", "transformers", "matplotlib"} & imports(
+        path, top_level_only=True
+    )
+    if path.name != "__init__.py":
+        inside = {name for name in imports(path) if name.startswith("inspection.")}
+        assert inside <= {"inspection._drawing"}
 
 
 def test_the_store_knows_nothing_of_the_rest_of_the_package():
-    assert not imports("shard") & set(LEVELS)
-    assert not imports("claims") & set(LEVELS)
-    assert imports("store") & set(LEVELS) == {"shard", "claims"}
+    assert not imports(path_of("shard")) & set(LEVELS)
+    assert not imports(path_of("claims")) & set(LEVELS)
+    assert imports(path_of("store")) & set(LEVELS) == {"shard", "claims"}
 
 
 def test_the_map_in_the_docs_names_every_module_and_level():

@@ -4,7 +4,7 @@
 the encoder; `LayerSweepDisplay` draws what it returns. Computing and drawing are two
 things: nothing here needs matplotlib until `plot` is called.
 
-Level 7 of the module map: imports `checkpoint`, `features` and `vectorizer`.
+Imports `checkpoint`, `features` and `vectorizer`.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.multiclass import type_of_target
 
-from .checkpoint import DEFAULT_MODEL
-from .features import WORK
-from .vectorizer import BertVectorizer
+from ..checkpoint import DEFAULT_MODEL
+from ..features import WORK
+from ..vectorizer import BertVectorizer
+from ._drawing import axes_for
 
 __all__ = ["LayerSweep", "LayerSweepDisplay", "layer_sweep"]
 
@@ -309,14 +310,7 @@ class LayerSweepDisplay:
         ImportError
             matplotlib is not installed.
         """
-        try:
-            import matplotlib.pyplot as plt
-        except ImportError as error:
-            raise ImportError(
-                'LayerSweepDisplay needs matplotlib; pip install "sklearn-bert[plot]".'
-            ) from error
-        if ax is None:
-            _, ax = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
+        ax = axes_for(self, ax, (6.4, 4.2))
         sweep = self.sweep
         self.lines_ = []
         for pooling, means, spreads in zip(
