@@ -3,13 +3,15 @@
 An `Encoder` joins a checkpoint's tokenizer and network. It cuts and windows texts,
 sorts them by length into batches under a budget of tokens, has the network run no
 further than the highest layer needed, and pools each layer as it passes, so that no
-more than one layer of token states is alive. On a GPU the budget comes from the free
-memory, results travel while the next batch runs, and a batch that does not fit is
-halved.
+more than one layer of token states is alive; or it keeps the states themselves, each
+token's from the window that shows most of its surroundings. On a GPU the budget comes
+from the free memory, results travel while the next batch runs, and a batch that does
+not fit is halved.
 
 Encoders live in a small process-wide registry, never on an estimator.
 
-Level 4 of the module map: imports `checkpoint`, `network`, `pooling` and `tokenizer`.
+Level 4 of the module map: imports `checkpoint`, `network`, `pooling`, `ragged` and
+`tokenizer`.
 Only `features` imports this module, and only when a text has to be encoded.
 """
 
@@ -21,6 +23,7 @@ import threading
 from collections import OrderedDict, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,7 +32,8 @@ from torch import Tensor
 
 from .checkpoint import Checkpoint, find_checkpoint
 from .network import Batch, Execution, Network
-from .pooling import Members, aggregate, pool, split_column
+from .pooling import Members, aggregate, has_rows, pool, row_type, split_column
+from .ragged import expand, starts_of
 from .tokenizer import PROBES, Ids, Tokenizer
 
 __all__ = [
@@ -43,9 +47,13 @@ _PROBE_TOKENS = 40
 
 logger = logging.getLogger(__name__)
 
+Indices = NDArray[np.intp]
 FloatArray = NDArray[np.float32]
+Text = str | tuple[str, ...]  # a tuple holds the words of one text
 # Pooled vectors of one batch: column, index of the layer in it, (n_texts, width).
 Vectors = list[tuple[str, int, Tensor]]
+# First token of a piece that counts, and the one after the last, (n_pieces,) each.
+Span = tuple[NDArray[np.int64], NDArray[np.int64]]
 
 
 @dataclass(frozen=True)
@@ -86,6 +94,9 @@ class Encoded:
     layers : mapping of str to tuple of int
         Layers per column.
     columns : mapping of str to ndarray of shape (n_layers, n_texts, width)
+        Or (n_layers, n_rows, width), for columns of any number of rows per text.
+    n_rows : ndarray of shape (n_texts,) or None
+        Rows per text of such columns, which lie end to end; None if there are none.
     n_tokens : ndarray of shape (n_texts,)
         Tokens per text, special ones included, before any cut.
     n_tokens_run : int
@@ -95,7 +106,8 @@ class Encoded:
     """
 
     layers: Mapping[str, tuple[int, ...]]
-    columns: Mapping[str, FloatArray]
+    columns: Mapping[str, NDArray[np.floating[Any]]]
+    n_rows: Indices | None
     n_tokens: NDArray[np.int32]
     n_tokens_run: int
     n_passes: int
@@ -139,13 +151,15 @@ class Encoder:
         """Return tokens per text, special ones included, before any cut."""
         return self.tokenizer.count(texts)
 
-    def encode(self, texts: list[str], plan: Plan) -> Encoded:
+    def encode(self, texts: Sequence[Text], plan: Plan) -> Encoded:
         """Run texts through the encoder and pool them.
 
         Parameters
         ----------
-        texts : list of str
+        texts : list of str, or of tuple of str
+            Texts, or the words of each.
         plan : Plan
+            Columns of words need texts given as words.
 
         Returns
         -------
@@ -154,7 +168,7 @@ class Encoder:
         """
         self._check_lengths(plan)
         columns = self._servable(plan)
-        contents = self.tokenizer.content_ids(texts)
+        contents, edges = self._tokenize(texts)
         n_special = self.tokenizer.n_special
         pieces: list[Ids] = []
         owners: list[int] = []
@@ -166,20 +180,54 @@ class Encoder:
         is_first = np.diff(owners, prepend=-1) > 0
         n_skipped = np.where(is_first, self._n_excluded(plan.excluded_prompt), 0)
 
+        kept = {}
+        for column in columns:
+            if has_rows(column):
+                kept[column] = span = self._span(pieces, column, n_skipped)
+                if not is_first.all():
+                    self._share_out(span, pieces, is_first, edges, plan)
         width = self.checkpoint.width
+        n_rows = {
+            c: _counts(kept[c]).sum() if c in kept else len(pieces) for c in columns
+        }
         pooled = {
-            column: np.zeros((len(layers), len(pieces), width), dtype=np.float32)
+            column: np.zeros((len(layers), n_rows[column], width), dtype=np.float32)
             for column, layers in columns.items()
         }
-        n_passes = self._run_all(pieces, columns, n_skipped, plan.batch_size, pooled)
+        n_passes = self._run_all(
+            pieces, columns, n_skipped, kept, plan.batch_size, pooled
+        )
+        self._join_windows(pooled, pieces, is_first, n_skipped)
+        n_rows_of = None
+        for column, span in kept.items():
+            n_rows_of = np.add.reduceat(_counts(span), np.flatnonzero(is_first)).astype(
+                np.intp
+            )
+            if column.startswith("words"):
+                n_rows_of = np.array([len(e) - 1 for e in edges], dtype=np.intp)
+                pooled[column] = _by_word(column, pooled[column], edges)
+            pooled[column] = _rounded(column, pooled[column])
         n_tokens = np.array([len(c) + n_special for c in contents], dtype=np.int32)
         return Encoded(
             layers=columns,
-            columns=self._join_windows(pooled, pieces, is_first, n_skipped),
+            columns=pooled,
+            n_rows=n_rows_of,
             n_tokens=n_tokens,
             n_tokens_run=sum(map(len, pieces)) + len(pieces) * n_special,
             n_passes=n_passes,
         )
+
+    def _tokenize(self, texts: Sequence[Text]) -> tuple[list[Ids], list[Ids]]:
+        """Return the content tokens of texts, and the edges between their units.
+
+        Units are words in texts given as words, else tokens.
+        """
+        words = [text for text in texts if isinstance(text, tuple)]
+        if words:
+            both = self.tokenizer.of_words(words)
+            return [ids for ids, _ in both], [edges for _, edges in both]
+        contents = self.tokenizer.content_ids([str(text) for text in texts])
+        return contents, [np.arange(len(content) + 1) for content in contents]
 
     def _check_lengths(self, plan: Plan) -> None:
         if plan.max_length is None:
@@ -227,6 +275,7 @@ class Encoder:
         pieces: list[Ids],
         columns: Mapping[str, tuple[int, ...]],
         n_skipped: NDArray[np.int64],
+        kept: Mapping[str, Span],
         batch_size: int | None,
         out: Mapping[str, FloatArray],
     ) -> int:
@@ -235,9 +284,10 @@ class Encoder:
         lengths += self.tokenizer.n_special
         order = np.argsort(-lengths, kind="stable")
         order = order[lengths[order] > 0]  # no token at all: features are zeros
-        on_the_way: deque[tuple[NDArray[np.intp], Vectors, torch.Event | None]] = (
+        on_the_way: deque[tuple[Mapping[str, Indices], Vectors, torch.Event | None]] = (
             deque()
         )
+        starts = {column: starts_of(_counts(span)) for column, span in kept.items()}
         # Poolers pick the first token of each row of a padded batch.
         has_pooler = any(split_column(column)[0] == "pooler" for column in columns)
         layout = "padded" if has_pooler else self.execution.layout
@@ -246,7 +296,12 @@ class Encoder:
             size = self._size(lengths[order[start:]], batch_size, layout)
             rows = order[start : start + size]
             some = [pieces[row] for row in rows]
-            vectors = self._run_if_it_fits(some, columns, n_skipped[rows], layout)
+            spans = {
+                c: (first[rows], after[rows]) for c, (first, after) in kept.items()
+            }
+            vectors = self._run_if_it_fits(
+                some, columns, n_skipped[rows], spans, layout
+            )
             if vectors is None:
                 torch.cuda.empty_cache()
                 batch_size = batch_size and max(1, size // 2)
@@ -254,7 +309,13 @@ class Encoder:
                 self.budget = max(1, min(self.budget, too_many // 2))
                 logger.info("out of memory: batches of %d tokens from now", self.budget)
                 continue
-            on_the_way.append((rows, *_to_host(vectors)))
+            places = {
+                column: expand(starts[column][rows], _counts(spans[column]))
+                if column in kept
+                else rows
+                for column in columns
+            }
+            on_the_way.append((places, *_to_host(vectors)))
             if len(on_the_way) > 1:
                 _write(*on_the_way.popleft(), out)
             n_passes += 1
@@ -279,11 +340,12 @@ class Encoder:
         pieces: list[Ids],
         columns: Mapping[str, tuple[int, ...]],
         n_skipped: NDArray[np.int64],
+        kept: Mapping[str, Span],
         layout: str,
     ) -> Vectors | None:
         """Run one batch, or return None, its memory free again, if it is too large."""
         try:
-            return self._run(pieces, columns, n_skipped, layout)
+            return self._run(pieces, columns, n_skipped, kept, layout)
         except torch.OutOfMemoryError as error:
             if len(pieces) > 1:
                 return None
@@ -299,9 +361,10 @@ class Encoder:
         pieces: list[Ids],
         columns: Mapping[str, tuple[int, ...]],
         n_skipped: NDArray[np.int64],
+        kept: Mapping[str, Span],
         layout: str,
     ) -> Vectors:
-        """Run one batch and pool it."""
+        """Run one batch and pool it, or take the rows kept of it."""
         poolings = {column: split_column(column) for column in columns}
         names = {name for name, _ in poolings.values()}
         batch = self.network.lay_out(
@@ -310,13 +373,18 @@ class Encoder:
             wants_attention="attention" in names,
         )
         members = {
-            special: self._members(batch, *self._span(pieces, special, n_skipped))
-            for special in {special for _, special in poolings.values()}
+            special: self._members(batch, *self._span(pieces, column, n_skipped))
+            for column, (_, special) in poolings.items()
+            if column not in kept
+        }
+        rows = {
+            column: self._on_device(
+                expand(batch.starts + starts, _counts((starts, ends)))
+            )
+            for column, (starts, ends) in kept.items()
         }
         # With a prompt left out, the first token that counts stands for [CLS].
-        first = torch.from_numpy(
-            batch.starts + np.minimum(n_skipped, batch.lengths - 1)
-        ).to(self.network.device)
+        first = self._on_device(batch.starts + np.minimum(n_skipped, batch.lengths - 1))
         vectors: Vectors = []
 
         def use(layer: int, states: Tensor, received: Tensor | None) -> None:
@@ -325,7 +393,9 @@ class Encoder:
                 name, special = poolings[column]
                 if layer not in layers or name == "pooler":
                     continue
-                if name == "cls":
+                if column in rows:
+                    pooled = states[rows[column]]
+                elif name == "cls":
                     pooled = states[first]
                 elif name == "attention" and received is None:
                     reason = "its attention weights cannot be read"
@@ -343,55 +413,141 @@ class Encoder:
                 vectors.append((column, 0, output.pooler_output.float()))
         return vectors
 
+    def _on_device(self, array: NDArray[Any]) -> Tensor:
+        return torch.from_numpy(array).to(self.network.device)
+
     def _members(
         self, batch: Batch, starts: NDArray[np.int64], ends: NDArray[np.int64]
     ) -> Members:
         """Return which rows count; starts and ends are places in each text."""
-        counts = np.maximum(ends - starts, 0)
-        n_texts = len(counts)
-        owners = np.full(batch.n_rows, n_texts, dtype=np.int64)
-        begins = np.repeat(batch.starts + starts - (np.cumsum(counts) - counts), counts)
-        owners[begins + np.arange(counts.sum())] = np.repeat(np.arange(n_texts), counts)
-        device = self.network.device
+        counts = _counts((starts, ends))
+        owners = np.full(batch.n_rows, len(counts), dtype=np.int64)
+        owners[expand(batch.starts + starts, counts)] = np.repeat(
+            np.arange(len(counts)), counts
+        )
         return Members(
-            torch.from_numpy(owners).to(device),
-            torch.from_numpy(counts[:, np.newaxis].astype(np.float32)).to(device),
+            self._on_device(owners),
+            self._on_device(counts[:, np.newaxis].astype(np.float32)),
         )
 
     def _span(
-        self, pieces: list[Ids], special: bool, n_skipped: NDArray[np.int64]
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return the first token that counts and the one after the last, per piece."""
+        self, pieces: list[Ids], column: str, n_skipped: NDArray[np.int64]
+    ) -> Span:
+        """Return which tokens of each piece count in a column."""
         tokenizer = self.tokenizer
+        name, special = split_column(column)
         ends = np.array([len(piece) for piece in pieces]) + tokenizer.n_special
-        if special:
-            return n_skipped, ends
+        if special and not name.startswith("words"):
+            return n_skipped.copy(), ends
         starts = np.maximum(n_skipped, len(tokenizer.prefix))
         return starts, ends - len(tokenizer.suffix)
 
+    # Windows of one text
+
+    def _share_out(
+        self,
+        span: Span,
+        pieces: list[Ids],
+        is_first: NDArray[np.bool_],
+        edges: list[Ids],
+        plan: Plan,
+    ) -> None:
+        """Narrow a span so that every token counts in one window only.
+
+        It is the one in whose middle the token, or the word that it belongs to, lies
+        most nearly.
+        """
+        assert plan.max_length is not None
+        assert plan.stride is not None
+        starts, ends = span
+        room = plan.max_length - self.tokenizer.n_special
+        n_prefix = len(self.tokenizer.prefix)
+        first = np.flatnonzero(is_first)
+        for text, (a, b) in enumerate(
+            zip(first, np.append(first[1:], len(pieces)), strict=True)
+        ):
+            cut = 0
+            for piece in range(a + 1, b):
+                left = (piece - a) * (room - plan.stride)  # where this window begins
+                right = left + plan.stride  # where the one before it ends
+                cut = max(cut, _fair_cut(edges[text], int(left), int(right)))
+                ends[piece - 1] = n_prefix + cut - (left - (room - plan.stride))
+                starts[piece] = n_prefix + cut - left
+
     def _join_windows(
         self,
-        pooled: Mapping[str, FloatArray],
+        pooled: dict[str, NDArray[Any]],
         pieces: list[Ids],
         is_first: NDArray[np.bool_],
         n_skipped: NDArray[np.int64],
-    ) -> Mapping[str, FloatArray]:
-        """Return one vector per text where some texts have several windows."""
+    ) -> None:
+        """Make one vector per text where some texts have several windows."""
         if is_first.all():
-            return pooled
+            return
         starts = np.flatnonzero(is_first)
         ends = np.append(starts[1:], len(is_first))
-        joined = {}
         for column, values in pooled.items():
-            name, special = split_column(column)
-            first, after = self._span(pieces, special, n_skipped)
-            counts = np.maximum(after - first, 0)
+            if has_rows(column):
+                continue
+            counts = _counts(self._span(pieces, column, n_skipped))
             result = values[:, starts].copy()
             for i in np.flatnonzero(ends - starts > 1):
-                span = slice(starts[i], ends[i])
-                result[:, i] = aggregate(name, values[:, span], counts[span])
-            joined[column] = result
-        return joined
+                window = slice(starts[i], ends[i])
+                name, _ = split_column(column)
+                result[:, i] = aggregate(name, values[:, window], counts[window])
+            pooled[column] = result
+
+
+def _counts(span: Span) -> NDArray[np.int64]:
+    starts, ends = span
+    counts: NDArray[np.int64] = np.maximum(ends - starts, 0)
+    return counts
+
+
+def _fair_cut(edges: Ids, left: int, right: int) -> int:
+    """Return where to cut what two windows share, at an edge if one lies there.
+
+    What lies before the middle has more context in the earlier window.
+    """
+    # A word belongs to the earlier window unless its centre lies beyond the middle.
+    word = int(np.searchsorted(edges[:-1] + edges[1:], left + right, side="right"))
+    cut = int(edges[word])
+    return cut if left <= cut <= right else (left + right + 1) // 2
+
+
+def _by_word(column: str, states: FloatArray, edges: list[Ids]) -> FloatArray:
+    """Turn rows per token into rows per word; zeros for a word without a token."""
+    ends = starts_of(np.array([e[-1] for e in edges]))
+    bounds = [e + shift for e, shift in zip(edges, ends, strict=True)]
+    starts = np.concatenate([np.empty(0, np.intp), *(e[:-1] for e in bounds)])
+    after = np.concatenate([np.empty(0, np.intp), *(e[1:] for e in bounds)])
+    has_tokens = after > starts
+    starts, after = starts[has_tokens], after[has_tokens]
+    out = np.zeros((len(states), len(has_tokens), states.shape[2]), dtype=np.float32)
+    if not len(starts):
+        return out
+    if column.startswith("words_first"):
+        out[:, has_tokens] = states[:, starts]
+    elif column.startswith("words_last"):
+        out[:, has_tokens] = states[:, after - 1]
+    else:
+        lengths = (after - starts).astype(np.float32)[:, np.newaxis]
+        out[:, has_tokens] = np.add.reduceat(states, starts, axis=1) / lengths
+    return out
+
+
+def _rounded(column: str, values: FloatArray) -> NDArray[np.floating[Any]]:
+    """Return values in the precision that a column keeps."""
+    if row_type(column) is np.float32:
+        return values
+    with np.errstate(over="ignore"):
+        rounded = values.astype(np.float16)
+    if not np.isfinite(rounded).all():
+        raise ValueError(
+            f"token_dtype='float16' holds numbers up to 65,504, and this encoder's "
+            f"states reach {np.abs(values).max():.3g}. Pass token_dtype='float32'."
+        )
+    return rounded
 
 
 def _token_budget(network: Network) -> int:
@@ -421,16 +577,16 @@ def _to_host(vectors: Vectors) -> tuple[Vectors, torch.Event | None]:
 
 
 def _write(
-    rows: NDArray[np.intp],
+    places: Mapping[str, Indices],
     vectors: Vectors,
     event: torch.Event | None,
     out: Mapping[str, FloatArray],
 ) -> None:
-    """Write the vectors of one batch to their rows, when they have arrived."""
+    """Write the vectors of one batch to their places, when they have arrived."""
     if event is not None:
         event.synchronize()
     for column, i, pooled in vectors:
-        out[column][i, rows] = pooled.numpy()
+        out[column][i, places[column]] = pooled.numpy()
 
 
 def runs_in_software(dtype: str) -> bool:
@@ -535,9 +691,7 @@ def resolve_device(device: str) -> str:
 
 
 def encode(
-    checkpoint: Checkpoint, device: str, dtype: str, texts: Sequence[str], plan: Plan
+    checkpoint: Checkpoint, device: str, dtype: str, texts: Sequence[Text], plan: Plan
 ) -> Encoded:
     """Encode texts in this process: what a joblib worker is sent."""
-    return get_encoder(checkpoint, resolve_device(device), dtype).encode(
-        list(texts), plan
-    )
+    return get_encoder(checkpoint, resolve_device(device), dtype).encode(texts, plan)

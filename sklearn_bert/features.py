@@ -6,15 +6,19 @@ so that a caller writes its own output in place and memory stays bounded. The ke
 stored row is decided here and nowhere else: the *space* (encoder files, precision and
 the like), the text, and how the text was cut.
 
+A text is a str, or a tuple of its words. What is asked for is one vector per text and
+pooling, or any number of rows per text (`pooling.ROWS`); then a block is `Ragged`.
+
 Torch is not imported unless a text has to be encoded.
 
-Level 5 of the module map: imports `checkpoint`, `pooling`, `store` and, for a text that
-has to be encoded, `encoder`.
+Level 5 of the module map: imports `checkpoint`, `pooling`, `ragged`, `store` and, for a
+text that has to be encoded, `encoder`.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import logging
 import os
@@ -22,7 +26,7 @@ import threading
 import time
 import warnings
 from collections import OrderedDict
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -32,7 +36,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .checkpoint import Checkpoint
-from .pooling import CHEAP_POOLINGS, column_name, split_column
+from .pooling import (
+    CHEAP_POOLINGS,
+    column_name,
+    has_rows,
+    row_type,
+    split_column,
+)
+from .ragged import Ragged, Spool, starts_of
 from .store import FORMAT, FeatureStore, Hits, Keys
 
 if TYPE_CHECKING:
@@ -41,6 +52,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "WORK", "Engine", "Request", "Work", "execution", "features", "iter_features",
+    "rows_of",
 ]  # fmt: skip
 
 _NUMBERS = 1  # raise it when a change of ours moves the numbers beyond float noise
@@ -49,6 +61,7 @@ _WINDOW_BYTES = 64 * 2**20
 _GPU_WINDOWS = 16  # times as much per window: a GPU takes all of it in a few batches
 _READ_BYTES = 32 * 2**20
 _LARGE_BYTES = 2**30
+_CHARACTERS = 3  # a token, roughly; only the size of windows depends on it
 _PATIENCE = 10  # waits of about a second before a run says what it waits for
 _REMEMBERED = 20_000  # texts counted to notice that they are encoded again and again
 
@@ -56,6 +69,8 @@ logger = logging.getLogger(__name__)
 
 Indices = NDArray[np.intp]
 FloatArray = NDArray[np.float32]
+Text = str | tuple[str, ...]
+Block = FloatArray | Ragged
 
 
 @dataclass(frozen=True)
@@ -66,6 +81,7 @@ class Request:
     ----------
     checkpoint : Checkpoint
     poolings : tuple of str
+        Or one name of `pooling.ROWS`, alone.
     layers : tuple of int
         Between 0 and n_layers.
     special_tokens : bool
@@ -99,6 +115,11 @@ class Request:
         }
 
     @property
+    def has_rows(self) -> bool:
+        """Whether a text has any number of rows, instead of one vector per pooling."""
+        return has_rows(self.poolings[0])
+
+    @property
     def space(self) -> str:
         """Name everything that changes the numbers but the text and the column."""
         facts = {
@@ -115,6 +136,12 @@ class Request:
         """Return room for features, (n_rows, n_poolings, n_layers, width)."""
         shape = (n_rows, len(self.poolings), len(self.layers), self.checkpoint.width)
         return np.empty(shape, dtype=np.float32)
+
+    def empty_rows(self, counts: NDArray[Any]) -> Ragged:
+        """Return room for rows, the values (n_rows, n_layers, width)."""
+        shape = (int(counts.sum()), len(self.layers), self.checkpoint.width)
+        values = np.empty(shape, dtype=row_type(self.poolings[0]))
+        return Ragged.end_to_end(values, counts)
 
     def cut(self) -> str:
         """Name how a text that is too long is cut."""
@@ -165,8 +192,21 @@ def features(texts: list[str], request: Request, engine: Engine) -> FloatArray:
     """Return all blocks at once, shape (n_texts, n_poolings, n_layers, width)."""
     out = request.empty_block(len(texts))
     for rows, block in iter_features(texts, request, engine):
+        assert not isinstance(block, Ragged)
         out[rows] = block
     return out
+
+
+def rows_of(texts: Sequence[Text], request: Request, engine: Engine) -> Ragged:
+    """Return the rows of all texts, values (n_rows, n_layers, width).
+
+    Values that are large lie in a temporary file; equal texts share their rows.
+    """
+    spool = Spool(len(texts))
+    for which, block in iter_features(texts, request, engine):
+        assert isinstance(block, Ragged)
+        spool.add(which, block)
+    return spool.finish()
 
 
 def execution(request: Request, engine: Engine) -> Execution:
@@ -182,13 +222,14 @@ def _load(request: Request, engine: Engine) -> Encoder:
 
 
 def iter_features(
-    texts: list[str], request: Request, engine: Engine
-) -> Iterator[tuple[Indices, FloatArray]]:
+    texts: Sequence[Text], request: Request, engine: Engine
+) -> Iterator[tuple[Indices, Block]]:
     """Yield frozen features block by block, each row once, in no particular order.
 
     Parameters
     ----------
-    texts : list of str
+    texts : list of str, or of tuple of str
+        Texts, or the words of each, which take no prompt.
     request : Request
     engine : Engine
 
@@ -197,13 +238,14 @@ def iter_features(
     rows : ndarray of shape (n_rows,)
         Positions in `texts`.
     block : ndarray of shape (n_rows, n_poolings, n_layers, width), float32
+        Or `Ragged`, with values of shape (n, n_layers, width).
 
     Warns
     -----
     UserWarning
         Once per call, with counts, if texts were cut (overflow="truncate").
     """
-    distinct: dict[str, int] = {}
+    distinct: dict[Text, int] = {}
     inverse = np.fromiter(
         (distinct.setdefault(text, len(distinct)) for text in texts),
         dtype=np.intp,
@@ -212,7 +254,10 @@ def iter_features(
     by_text = np.argsort(inverse, kind="stable")
     starts = np.searchsorted(inverse[by_text], np.arange(len(distinct) + 1))
     repeats = np.diff(starts)
-    run = _Run([request.prompt + text for text in distinct], request, engine)
+    prompted = [
+        request.prompt + text if isinstance(text, str) else text for text in distinct
+    ]
+    run = _Run(prompted, request, engine)
     if request.overflow == "raise":
         run.refuse_long(first_rows=by_text[starts[:-1]])
     n_tokens = np.zeros(len(distinct), dtype=np.int64)
@@ -291,7 +336,7 @@ def _outside() -> int:
 class _Run:
     """One call: iterate over (which texts, their token counts, their block)."""
 
-    def __init__(self, texts: list[str], request: Request, engine: Engine) -> None:
+    def __init__(self, texts: list[Text], request: Request, engine: Engine) -> None:
         self.texts = texts
         self.request = request
         self.engine = engine
@@ -316,7 +361,7 @@ class _Run:
             self._cut = _hash(self.texts, self.request.cut().encode())
         return self._cut
 
-    def __iter__(self) -> Iterator[tuple[Indices, NDArray[np.int32], FloatArray]]:
+    def __iter__(self) -> Iterator[tuple[Indices, NDArray[np.int32], Block]]:
         if not self.texts:
             return
         if self.store is None:
@@ -337,11 +382,13 @@ class _Run:
             column_name(pooling, self.request.special_tokens): every
             for pooling in CHEAP_POOLINGS
         }
-        for column in wanted:
+        for column, layers in wanted.items():
             pooling, _ = split_column(column)
             columns[column] = {"attention": every[1:], "pooler": every[-1:]}.get(
                 pooling, every
             )
+            if has_rows(column):  # large: no layer more than was asked for
+                columns[column] = layers
         return columns
 
     def _new_columns(
@@ -367,9 +414,28 @@ class _Run:
             optional=frozenset(columns) - frozenset(request.wanted),
         )
 
-    def _bytes_per_text(self) -> int:
-        n_vectors = sum(len(layers) for layers in self._columns().values())
-        return 4 * self.request.checkpoint.width * n_vectors + 20
+    def _n_bytes(self, which: Indices) -> NDArray[np.float64]:
+        """Return about how much each text's features take, (n_which,)."""
+        width, fixed, per_row = self.request.checkpoint.width, 20, 0
+        for column, layers in self._columns().items():
+            if has_rows(column):
+                per_row += np.dtype(row_type(column)).itemsize * width * len(layers)
+            else:
+                fixed += 4 * width * len(layers)
+        n_bytes = np.full(len(which), fixed, dtype=np.float64)
+        if per_row:
+            n_rows = self._n_characters(which) / _CHARACTERS + 2
+            if self.request.overflow != "chunk" and self.request.max_length:
+                n_rows = np.minimum(n_rows, self.request.max_length)
+            n_bytes += per_row * n_rows
+        return n_bytes
+
+    def _n_characters(self, which: Indices) -> NDArray[np.int64]:
+        lengths = (
+            len(text) if isinstance(text, str) else sum(map(len, text)) + len(text)
+            for text in map(self.texts.__getitem__, which.tolist())
+        )
+        return np.fromiter(lengths, dtype=np.int64, count=len(which))
 
     @cached_property
     def _n_windows_in_one(self) -> int:
@@ -384,24 +450,21 @@ class _Run:
         """Split texts into windows, each of bounded size in memory."""
         if not len(which):
             return []
-        n_bytes = self._n_windows_in_one * _WINDOW_BYTES
-        fits = min(self._window_texts, max(32, n_bytes // self._bytes_per_text()))
-        pieces = np.ones(len(which), dtype=np.int64)
+        pieces = np.ones(len(which))
         if self.request.overflow == "chunk" and self.request.max_length:
-            # About three characters a token; only the size of a window depends on it.
-            room = 3 * max(1, self.request.max_length - self.request.stride)
-            lengths = (len(self.texts[i]) for i in which)
-            pieces += np.fromiter(lengths, dtype=np.int64, count=len(which)) // room
-        window_of = (np.cumsum(pieces) - pieces) // fits
+            room = max(1, self.request.max_length - self.request.stride)
+            pieces += self._n_characters(which) // (_CHARACTERS * room)
+        share = self._n_bytes(which) / (self._n_windows_in_one * _WINDOW_BYTES)
+        if not self.request.has_rows:
+            share = np.minimum(share, 1 / 32)  # very small batches would be slow
+        share = np.maximum(pieces / self._window_texts, share)
+        window_of = np.floor(np.cumsum(share) - share + 1e-9)
         return np.split(which, np.flatnonzero(np.diff(window_of)) + 1)
 
     def _longest_first(self, which: Indices) -> Indices:
         """Order texts by characters, so that windows hold texts of like length."""
-        lengths = np.fromiter(
-            (len(self.texts[i]) for i in which), dtype=np.int64, count=len(which)
-        )
         # Ties by key: the order of the texts given must not change the batches.
-        return which[np.lexsort((self.whole_keys[which], -lengths))]
+        return which[np.lexsort((self.whole_keys[which], -self._n_characters(which)))]
 
     def _encode(
         self, windows: list[Indices], columns: dict[str, tuple[int, ...]]
@@ -434,16 +497,22 @@ class _Run:
             yield window, encoded
             before = time.perf_counter()
 
-    def _block(self, encoded: Encoded) -> FloatArray:
-        """Return the requested part, shape (n_texts, n_poolings, n_layers, width)."""
-        block = self.request.empty_block(len(encoded.n_tokens))
-        for p, (column, layers) in enumerate(self.request.wanted.items()):
+    def _block(self, encoded: Encoded) -> Block:
+        """Return the requested part: what `iter_features` yields."""
+        n_rows = np.ones(len(encoded.n_tokens), dtype=np.intp)
+        if self.request.has_rows:
+            assert encoded.n_rows is not None
+            n_rows = encoded.n_rows
+        block, outs = self._room(n_rows)
+        for (column, layers), out in zip(
+            self.request.wanted.items(), outs, strict=True
+        ):
             for i, layer in enumerate(layers):
                 stored = encoded.layers[column].index(layer)
-                block[:, p, i] = encoded.columns[column][stored]
+                out[:, i] = encoded.columns[column][stored]
         return block
 
-    def _without_store(self) -> Iterator[tuple[Indices, NDArray[np.int32], FloatArray]]:
+    def _without_store(self) -> Iterator[tuple[Indices, NDArray[np.int32], Block]]:
         order = self._longest_first(np.arange(len(self.texts)))
         windows = self._windows(order)
         before = WORK.copy()
@@ -486,14 +555,14 @@ class _Run:
 
     def _with_store(
         self, store: FeatureStore
-    ) -> Iterator[tuple[Indices, NDArray[np.int32], FloatArray]]:
+    ) -> Iterator[tuple[Indices, NDArray[np.int32], Block]]:
         seen = store.refresh()  # shards in which nothing pending is left
         pending = np.arange(len(self.texts))
         pending = yield from self._read_found(store, pending)
         if not len(pending):
             return
         pending = self._longest_first(pending)
-        self._announce(store, len(pending))
+        self._announce(store, pending)
         n_workers = joblib.effective_n_jobs(self.engine.n_jobs)
         waited = 0
         with _progress(len(pending), self.engine.verbose) as bar:
@@ -538,13 +607,17 @@ class _Run:
                 is_whole = encoded.n_tokens <= self.request.max_length
             keys = self.whole_keys[part].copy()
             keys[~is_whole] = self.cut_keys[part[~is_whole]]
-            name = store.append(
-                keys,
-                encoded.n_tokens,
-                {c: (encoded.layers[c], v) for c, v in encoded.columns.items()},
-            )
-            if name is not None:
-                seen.add(name)
+            for n_rows in [None] if encoded.n_rows is None else [None, encoded.n_rows]:
+                columns_of_kind = {
+                    column: (encoded.layers[column], values)
+                    for column, values in encoded.columns.items()
+                    if has_rows(column) == (n_rows is not None)
+                }
+                if not columns_of_kind:
+                    continue
+                name = store.append(keys, encoded.n_tokens, columns_of_kind, n_rows)
+                if name is not None:
+                    seen.add(name)
             yield part, encoded
 
     def _lookups(
@@ -580,35 +653,51 @@ class _Run:
 
     def _read_found(
         self, store: FeatureStore, pending: Indices
-    ) -> Generator[tuple[Indices, NDArray[np.int32], FloatArray], None, Indices]:
+    ) -> Generator[tuple[Indices, NDArray[np.int32], Block], None, Indices]:
         """Yield what the store has of the pending texts; return the rest, in order."""
-        request = self.request
-        size = max(1, _READ_BYTES // request.empty_block(1).nbytes)
+        wanted = self.request.wanted
         done = np.zeros(len(self.texts), dtype=bool)
         is_intact = False
         while not is_intact:
             is_intact = True
             for texts, positions, hits in self._lookups(store, pending[~done[pending]]):
-                for start in range(0, len(texts), size):
-                    part = texts[start : start + size]
-                    where = positions[start : start + size]
-                    block = request.empty_block(len(part))
+                first = next(iter(hits.values()))
+                for span in self._portions(first.n_rows[positions]):
+                    part, where = texts[span], positions[span]
+                    block, outs = self._room(first.n_rows[where])
                     is_intact = all(
-                        store.read(hits[column], where, column, layers, block[:, p])
-                        for p, (column, layers) in enumerate(request.wanted.items())
+                        store.read(hits[column], where, column, layers, out)
+                        for (column, layers), out in zip(
+                            wanted.items(), outs, strict=True
+                        )
                     )
                     if not is_intact:
                         break
                     done[part] = True
-                    first = next(iter(hits.values()))
                     yield part, first.n_tokens[where], block
                 if not is_intact:
                     break
         return pending[~done[pending]]
 
-    def _announce(self, store: FeatureStore, n_texts: int) -> None:
+    def _portions(self, n_rows: Indices) -> Iterator[slice]:
+        """Split texts with so many rows each into portions of bounded size."""
+        n_bytes = n_rows * self._room(np.ones(1, dtype=np.intp))[1][0].nbytes
+        n_bytes *= 1 if self.request.has_rows else len(self.request.poolings)
+        portion_of = starts_of(n_bytes) // _READ_BYTES
+        bounds = [0, *(np.flatnonzero(np.diff(portion_of)) + 1).tolist(), len(n_rows)]
+        yield from (slice(a, b) for a, b in itertools.pairwise(bounds) if a < b)
+
+    def _room(self, n_rows: Indices) -> tuple[Block, list[NDArray[Any]]]:
+        """Return an empty block, and its part for every column wanted."""
+        if self.request.has_rows:
+            rows = self.request.empty_rows(n_rows)
+            return rows, [rows.values]
+        block = self.request.empty_block(len(n_rows))
+        return block, [block[:, p] for p in range(block.shape[1])]
+
+    def _announce(self, store: FeatureStore, pending: Indices) -> None:
         """Warn, once per store and process, before it grows beyond a gigabyte."""
-        growth = n_texts * self._bytes_per_text()
+        growth = float(self._n_bytes(pending).sum())
         with _stores_lock:
             if store.directory in _announced:
                 return
@@ -624,8 +713,8 @@ class _Run:
         )
         warnings.warn(
             f"The store grows by {growth / 1e9:.1f} GB to {total / 1e9:.1f} GB "
-            f"({self._bytes_per_text() / 1e3:.1f} kB per text, {n_texts} new texts) in "
-            f"{store.directory}.{advice}",
+            f"({growth / len(pending) / 1e3:.1f} kB per text, {len(pending)} new "
+            f"texts) in {store.directory}.{advice}",
             UserWarning,
             stacklevel=_outside(),
         )
@@ -671,13 +760,20 @@ def _get_store(location: str, request: Request) -> FeatureStore:
         return _stores[key]
 
 
-def _hash(texts: list[str], cut: bytes) -> Keys:
+def _hash(texts: Sequence[Text], cut: bytes) -> Keys:
     """Return the 16-byte keys of texts, shape (n_texts,)."""
     keys = np.empty(len(texts), dtype="S16")
     make = hashlib.blake2b(digest_size=16, person=b"sklearn_bert", key=cut)
+    of_words = hashlib.blake2b(digest_size=16, person=b"sklearn_bert-w", key=cut)
     for i, text in enumerate(texts):
-        state = make.copy()
-        state.update(text.encode("utf-8", "surrogatepass"))
+        if isinstance(text, str):
+            state = make.copy()
+            state.update(text.encode("utf-8", "surrogatepass"))
+        else:
+            state = of_words.copy()
+            for word in text:
+                content = word.encode("utf-8", "surrogatepass")
+                state.update(len(content).to_bytes(8, "little") + content)
         keys[i] = state.digest()
     return keys
 

@@ -6,6 +6,9 @@ this module does not import torch. Also here: which poolings exist, which are
 cheap enough to be stored with every pass, and how the vectors of the windows of one
 long text become one vector.
 
+A text may also keep several rows instead of one vector: its token states, or one row
+per word (`ROWS`).
+
 To add a pooling: write its function, enter it in `POOLINGS`, say in `aggregate` how
 windows combine, and add it to the naive reference of the tests.
 
@@ -29,11 +32,14 @@ if TYPE_CHECKING:
 __all__ = [
     "CHEAP_POOLINGS",
     "POOLINGS",
+    "ROWS",
     "Members",
     "aggregate",
     "check_pooling",
     "column_name",
+    "has_rows",
     "pool",
+    "row_type",
     "split_column",
 ]
 
@@ -41,6 +47,9 @@ FloatArray = NDArray[np.float32]
 
 CHEAP_POOLINGS = ("cls", "mean", "max")
 """Poolings that a pass stores for every layer: they cost less than 1 % of it."""
+
+ROWS = ("tokens", "words_first", "words_mean", "words_last")
+"""What has any number of rows per text; "_float16" after it rounds them to that."""
 
 
 @dataclass(frozen=True)
@@ -194,3 +203,14 @@ def split_column(column: str) -> tuple[str, bool]:
     """Return the pooling and the special_tokens that `column_name` was given."""
     pooling, _, content = column.partition("-")
     return pooling, not content
+
+
+def has_rows(column: str) -> bool:
+    """Whether a text has any number of rows in this column, instead of one."""
+    return split_column(column)[0].removesuffix("_float16") in ROWS
+
+
+def row_type(column: str) -> type[np.floating[Any]]:
+    """Return the type of the numbers in this column."""
+    is_half = split_column(column)[0].endswith("_float16")
+    return np.float16 if is_half else np.float32

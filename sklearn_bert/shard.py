@@ -5,8 +5,9 @@ A shard is a directory of immutable files::
     header.json      what the shard holds, with a checksum of its own
     keys.npy         16-byte text keys, sorted
     n_tokens.npy     tokens per text, special ones included, before any cut
+    n_rows.npy       rows per text, where it may have other than one
     checksums.npy    CRC-32 of every block of rows of every column and layer
-    <column>.npy     float32, shape (n_stored_layers, n_texts, width)
+    <column>.npy     float32 or float16, shape (n_stored_layers, n_rows, width)
     output.pkl       not a pickle; its time of access is the shard's, for joblib
 
 `write_shard` writes them, `open_shard` reads all but the columns, and `Shard.read`
@@ -16,7 +17,7 @@ with `Unreadable`. Files are open only while they are read: a shard may be remov
 any time, also on Windows and on network file systems.
 
 This module does not know where shards lie, which there are, or who writes one when.
-Level 0 of the module map: only `store` imports it; it imports nothing of the package.
+Level 1 of the module map: only `store` imports it; imports `ragged`.
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .ragged import expand, starts_of
+
 __all__ = [
     "FORMAT",
     "FloatArray",
@@ -54,13 +57,13 @@ __all__ = [
     "write_shard",
 ]
 
-FORMAT = 1
-_COLUMN = re.compile(r"[a-z_]+(-content)?")
-_SIZES = ("n_texts", "width", "n_block_rows")
+FORMAT = 2
+_COLUMN = re.compile(r"[a-z][a-z0-9_]*(-content)?")
+_SIZES = ("n_texts", "n_rows", "width", "n_block_rows")
 _KEY = np.dtype("S16")
 _COUNT = np.dtype("<i4")
 _CRC = np.dtype("<u4")
-_FLOAT = np.dtype("<f4")
+_FLOATS = {kind: np.dtype(kind) for kind in ("<f4", "<f2")}
 # joblib takes the time of access of a file of this name for its item's; without one,
 # that of the directory, which joblib's own search renews (relatime).
 _STAMP = "output.pkl"
@@ -70,7 +73,7 @@ _HEADER_BYTES = 2**20  # a few hundred in fact
 _RUN_BLOCKS = 128  # blocks read at once: 2 MB stay in the processor's cache
 
 Keys = NDArray[np.bytes_]
-FloatArray = NDArray[np.float32]
+FloatArray = NDArray[np.floating[Any]]
 Indices = NDArray[np.intp]
 
 
@@ -85,8 +88,11 @@ class Shard:
     path: Path
     keys: Keys  # (n_texts,), sorted
     n_tokens: NDArray[np.int32]  # (n_texts,)
+    starts: Indices | None  # (n_texts + 1,), rows of text i; None: row i alone
     columns: dict[str, tuple[int, ...]]  # column -> stored layers
+    n_rows: int
     width: int
+    dtype: np.dtype[Any]
     n_block_rows: int
     checksums: NDArray[np.uint32]  # (n_column_layers, n_blocks)
     stamped: float = -np.inf
@@ -94,12 +100,19 @@ class Shard:
     @property
     def n_bytes(self) -> int:
         """Size of the columns, which is nearly all."""
-        return len(self.checksums) * len(self.keys) * self.width * _FLOAT.itemsize
+        return len(self.checksums) * self.n_rows * self.width * self.dtype.itemsize
 
     @property
     def signature(self) -> tuple[Any, ...]:
         """What shards must have in common to be merged."""
-        return self.width, *sorted(self.columns.items())
+        kind = self.width, self.dtype.str, self.starts is None
+        return *kind, *sorted(self.columns.items())
+
+    def counts(self, texts: Indices) -> Indices:
+        """Return how many rows these texts have."""
+        if self.starts is None:
+            return np.ones(len(texts), dtype=np.intp)
+        return self.starts[texts + 1] - self.starts[texts]
 
     def holds(self, column: str, layers: tuple[int, ...]) -> bool:
         """Whether all these layers of the column are stored."""
@@ -109,19 +122,25 @@ class Shard:
         self,
         column: str,
         layers: tuple[int, ...],
-        rows: Indices,
+        texts: Indices,
         out: FloatArray,
         where: Indices,
     ) -> None:
-        """Check rows and copy them to out[where], of shape (n_rows, n_layers, width).
+        """Check the rows of texts and copy them to out, (n_rows, n_layers, width).
+
+        The rows of texts[i] are put at out[where[i]] and after it.
 
         Raises Unreadable, or OSError.
         """
+        rows = texts
+        if self.starts is not None:
+            counts = self.counts(texts)
+            rows, where = expand(self.starts[texts], counts), expand(where, counts)
         if not len(rows):
             return
         order = np.argsort(rows, kind="stable")
         rows, where = rows[order], where[order]
-        n_texts, n = len(self.keys), self.n_block_rows
+        n_rows, n = self.n_rows, self.n_block_rows
         # Adjoining blocks are read at once.
         blocks, starts = np.unique(rows // n, return_index=True)
         starts = np.append(starts, len(rows))
@@ -131,20 +150,21 @@ class Shard:
         stored = self.columns[column]
         names = list(self.columns)
         line = sum(len(self.columns[name]) for name in names[: names.index(column)])
-        header = _npy_header(_FLOAT, (len(stored), n_texts, self.width))
-        row_bytes = self.width * _FLOAT.itemsize
+        header = _npy_header(self.dtype, (len(stored), n_rows, self.width))
+        row_bytes = self.width * self.dtype.itemsize
         with open(self.path / f"{column}.npy", "rb") as stream:
-            size = len(header) + len(stored) * n_texts * row_bytes
+            size = len(header) + len(stored) * n_rows * row_bytes
             has = os.fstat(stream.fileno()).st_size
             if has != size or stream.read(len(header)) != header:
                 raise Unreadable(f"{column}.npy is not what header.json says")
-            buffer = np.empty((min(_RUN_BLOCKS * n, n_texts), self.width), dtype=_FLOAT)
+            room = min(_RUN_BLOCKS * n, n_rows), self.width
+            buffer = np.empty(room, dtype=self.dtype)
             for position, layer in enumerate(layers):
                 i = stored.index(layer)
                 for a, b in itertools.pairwise(bounds):
                     first = int(blocks[a]) * n
-                    part = buffer[: min((int(blocks[b - 1]) + 1) * n, n_texts) - first]
-                    stream.seek(len(header) + (i * n_texts + first) * row_bytes)
+                    part = buffer[: min((int(blocks[b - 1]) + 1) * n, n_rows) - first]
+                    stream.seek(len(header) + (i * n_rows + first) * row_bytes)
                     stream.readinto(part.data)
                     crcs = _block_crcs(part, n)
                     if crcs != self.checksums[line + i, blocks[a:b]].tolist():
@@ -177,6 +197,7 @@ def open_shard(path: Path, space: str) -> Shard:
     try:
         content = json.loads(header)
         found = content["format"], content["space"]
+        dtype = _FLOATS[content["dtype"]]
         columns = {
             name: tuple(map(operator.index, layers))
             for name, layers in content["columns"].items()
@@ -189,9 +210,10 @@ def open_shard(path: Path, space: str) -> Shard:
         raise Unreadable(f"it has format {found[0]}, this version reads {FORMAT}")
     if found[1] != space:
         raise Unreadable(f"it belongs to other features ({found[1]})")
-    if not all(map(_COLUMN.fullmatch, columns)) or min(sizes) < 1:
+    n_texts, n_rows, width, n_block_rows = sizes
+    is_possible = all(map(_COLUMN.fullmatch, columns)) and n_rows >= 0
+    if not is_possible or min(n_texts, width, n_block_rows) < 1:
         raise Unreadable("header.json holds impossible values")
-    n_texts, width, n_block_rows = sizes
 
     def load(name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
         start = _npy_header(dtype, shape)
@@ -201,14 +223,25 @@ def open_shard(path: Path, space: str) -> Shard:
             raise Unreadable(f"{name}.npy does not match its checksum")
         return np.frombuffer(raw, dtype, offset=len(start)).reshape(shape)
 
-    n_lines, n_blocks = sum(map(len, columns.values())), -(-n_texts // n_block_rows)
+    starts = None
+    if "n_rows" in crcs:
+        counts = load("n_rows", _COUNT, (n_texts,)).astype(np.intp)
+        starts = np.append(starts_of(counts), counts.sum())
+        if starts[-1] != n_rows or counts.min() < 0:
+            raise Unreadable("n_rows.npy is not what header.json says")
+    elif n_rows != n_texts:
+        raise Unreadable("header.json holds impossible values")
+    n_lines, n_blocks = sum(map(len, columns.values())), -(-n_rows // n_block_rows)
     return Shard(
         path=path,
         keys=load("keys", _KEY, (n_texts,)),
         n_tokens=load("n_tokens", _COUNT, (n_texts,)),
+        starts=starts,
         columns=columns,
+        n_rows=n_rows,
         width=width,
-        n_block_rows=min(n_block_rows, n_texts),
+        dtype=dtype,
+        n_block_rows=max(1, min(n_block_rows, n_rows)),
         checksums=load("checksums", _CRC, (n_lines, n_blocks)),
     )
 
@@ -219,26 +252,38 @@ def write_shard(
     keys: Keys,
     n_tokens: NDArray[np.int32],
     columns: Mapping[str, tuple[tuple[int, ...], Callable[[int], FloatArray]]],
+    n_rows: NDArray[Any] | None = None,
     last_access: float | None = None,
 ) -> None:
-    """Write a shard's files; columns give their layers and a function i -> matrix."""
-    n_texts, width, n, checksums = len(keys), 0, 0, []
+    """Write a shard's files; columns give their layers and a function i -> matrix.
+
+    All matrices are of one shape and, once written, of one type: float16 if the first
+    one is, else float32.
+    """
+    shape, dtype, n = (len(keys), 0), _FLOATS["<f4"], 0
+    checksums: list[list[int]] = []
     for column, (layers, matrix_of) in columns.items():
         with open(directory / f"{column}.npy", "wb") as stream:
             for i in range(len(layers)):
-                matrix = np.ascontiguousarray(matrix_of(i), dtype=_FLOAT)
-                width = matrix.shape[1]
-                n = max(1, _BLOCK_BYTES // (width * _FLOAT.itemsize))
+                matrix = matrix_of(i)
+                if not checksums and matrix.dtype == np.float16:
+                    dtype = _FLOATS["<f2"]
+                matrix = np.ascontiguousarray(matrix, dtype=dtype)
+                shape = matrix.shape
+                n = max(1, _BLOCK_BYTES // (shape[1] * dtype.itemsize))
                 if i == 0:
-                    stream.write(_npy_header(_FLOAT, (len(layers), n_texts, width)))
+                    stream.write(_npy_header(dtype, (len(layers), *shape)))
                 stream.write(matrix.data)
                 checksums.append(_block_crcs(matrix, n))
+    arrays = {
+        "keys": np.asarray(keys, dtype=_KEY),
+        "n_tokens": np.asarray(n_tokens, dtype=_COUNT),
+        "checksums": np.array(checksums, dtype=_CRC),
+    }
+    if n_rows is not None:
+        arrays["n_rows"] = np.asarray(n_rows, dtype=_COUNT)
     crcs = {}
-    for name, array in (
-        ("keys", np.asarray(keys, dtype=_KEY)),
-        ("n_tokens", np.asarray(n_tokens, dtype=_COUNT)),
-        ("checksums", np.array(checksums, dtype=_CRC)),
-    ):
+    for name, array in arrays.items():
         raw = _npy_header(array.dtype, array.shape) + array.tobytes()
         crcs[name] = zlib.crc32(raw)
         _write_file(directory / f"{name}.npy", raw)
@@ -246,14 +291,15 @@ def write_shard(
         {
             "format": FORMAT,
             "space": space,
-            **dict(zip(_SIZES, (n_texts, width, n), strict=True)),
+            "dtype": dtype.str,
+            **dict(zip(_SIZES, (len(keys), *shape, n), strict=True)),
             "columns": {column: layers for column, (layers, _) in columns.items()},
             "crcs": crcs,
         }
     ).encode()
     _write_file(directory / "header.json", header + b"\n%08x\n" % zlib.crc32(header))
     _write_file(directory / _STAMP, b"Not a pickle: joblib reads its time of access.\n")
-    if len(os.listdir(directory)) != len(columns) + 5:
+    if len(os.listdir(directory)) != len(columns) + len(arrays) + 2:
         raise FileNotFoundError(errno.ENOENT, "removed while written", str(directory))
     if last_access is not None:
         os.utime(directory / _STAMP, (last_access, last_access))

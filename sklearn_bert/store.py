@@ -17,8 +17,8 @@ joblib counts every directory named by 32 hex digits as a cache item, so
 ``Memory.reduce_size`` and ``Memory.clear`` manage shards like any cached result.
 
 This module knows nothing of texts, encoders or torch; nor of a shard's files, which
-`shard` reads and writes, or of locks, which `claims` holds. Level 1 of the module map:
-imports `claims` and `shard`, and nothing else of the package.
+`shard` reads and writes, or of locks, which `claims` holds. Level 2 of the module map:
+imports `claims`, `ragged` and `shard`, and nothing else of the package.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .claims import Claims
+from .ragged import expand, starts_of
 from .shard import (
     FORMAT,
     FloatArray,
@@ -135,28 +136,32 @@ class Hits:
     found : ndarray of shape (n_keys,), bool
     n_tokens : ndarray of shape (n_keys,), int32
         0 where not found.
+    n_rows : ndarray of shape (n_keys,)
+        0 where not found.
     """
 
     found: NDArray[np.bool_]
     n_tokens: NDArray[np.int32]
+    n_rows: Indices
     _shards: list[Shard]
     _shard: Indices  # (n_keys,) index into _shards, -1 where not found
-    _row: Indices  # (n_keys,)
+    _text: Indices  # (n_keys,), place in its shard
 
     def order(self, which: Indices) -> Indices:
         """Return the order in which to read found rows: as they lie on disk.
 
         Reading many rows in parts costs several times as much in any other order.
         """
-        return np.lexsort((self._row[which], self._shard[which]))
+        return np.lexsort((self._text[which], self._shard[which]))
 
 
 def _search(keys: Keys, shards: list[Shard]) -> Hits:
     """Look every key up in every shard; the first shard that has it serves it."""
     distinct, inverse = np.unique(keys, return_inverse=True)
     shard_of = np.full(len(distinct), -1, dtype=np.intp)
-    row_of = np.zeros(len(distinct), dtype=np.intp)
+    text_of = np.zeros(len(distinct), dtype=np.intp)
     n_tokens = np.zeros(len(distinct), dtype=np.int32)
+    n_rows = np.zeros(len(distinct), dtype=np.intp)
     n_missing = len(distinct)
     for s, shard in enumerate(shards):
         if not n_missing:
@@ -164,18 +169,26 @@ def _search(keys: Keys, shards: list[Shard]) -> Hits:
         if len(shard.keys) < len(distinct):  # the fewer are looked up in the more
             at = np.searchsorted(distinct, shard.keys)
             at[at == len(distinct)] = 0
-            rows = np.flatnonzero((distinct[at] == shard.keys) & (shard_of[at] < 0))
-            at = at[rows]
+            texts = np.flatnonzero((distinct[at] == shard.keys) & (shard_of[at] < 0))
+            at = at[texts]
         else:
-            rows = np.searchsorted(shard.keys, distinct)
-            rows[rows == len(shard.keys)] = 0
-            at = np.flatnonzero((shard.keys[rows] == distinct) & (shard_of < 0))
-            rows = rows[at]
-        shard_of[at], row_of[at] = s, rows
-        n_tokens[at] = shard.n_tokens[rows]
+            texts = np.searchsorted(shard.keys, distinct)
+            texts[texts == len(shard.keys)] = 0
+            at = np.flatnonzero((shard.keys[texts] == distinct) & (shard_of < 0))
+            texts = texts[at]
+        shard_of[at], text_of[at] = s, texts
+        n_tokens[at] = shard.n_tokens[texts]
+        n_rows[at] = shard.counts(texts)
         n_missing -= len(at)
     shard_of = shard_of[inverse]
-    return Hits(shard_of >= 0, n_tokens[inverse], shards, shard_of, row_of[inverse])
+    return Hits(
+        shard_of >= 0,
+        n_tokens[inverse],
+        n_rows[inverse],
+        shards,
+        shard_of,
+        text_of[inverse],
+    )
 
 
 class FeatureStore:
@@ -299,17 +312,18 @@ class FeatureStore:
         layers: tuple[int, ...],
         out: FloatArray,
     ) -> bool:
-        """Copy found rows to out, of shape (n_which, n_layers, width).
+        """Copy the rows of found texts to out, of shape (n_rows, n_layers, width).
 
-        Returns False, having left out the shard at fault, if one is gone or damaged:
-        `find` again.
+        Texts lie in out one after the other. Returns False, having left out the shard
+        at fault, if one is gone or damaged: `find` again.
         """
-        shard_of, row_of = hits._shard[which], hits._row[which]
+        shard_of, text_of = hits._shard[which], hits._text[which]
+        starts = starts_of(hits.n_rows[which])
         for s in np.unique(shard_of):
             shard = hits._shards[s]
             mine = np.flatnonzero(shard_of == s)
             try:
-                shard.read(column, layers, row_of[mine], out, mine)
+                shard.read(column, layers, text_of[mine], out, starts[mine])
             except (Unreadable, OSError) as error:
                 self._drop(shard.path.name, error)
                 return False
@@ -323,8 +337,9 @@ class FeatureStore:
         keys: Keys,
         n_tokens: NDArray[np.int32],
         columns: Mapping[str, tuple[tuple[int, ...], FloatArray]],
+        n_rows: NDArray[Any] | None = None,
     ) -> str | None:
-        """Keep rows as a new shard.
+        """Keep the rows of some texts as a new shard.
 
         Parameters
         ----------
@@ -332,7 +347,9 @@ class FeatureStore:
             Distinct.
         n_tokens : ndarray of shape (n_texts,), int32
         columns : mapping of str to (layers, values)
-            Values of shape (n_layers, n_texts, width).
+            Values of shape (n_layers, n_rows, width), texts one after the other.
+        n_rows : ndarray of shape (n_texts,), default=None
+            Rows per text; None is one.
 
         Returns
         -------
@@ -342,16 +359,20 @@ class FeatureStore:
         """
         if not self._can_write or not len(keys):
             return None
-        order = np.argsort(keys, kind="stable")
+        rows = order = np.argsort(keys, kind="stable")
+        if n_rows is not None:
+            rows = expand(starts_of(n_rows)[order], n_rows[order])
+            n_rows = n_rows[order]
         parts = {
-            column: (layers, lambda i, values=values: values[i][order])
+            column: (layers, lambda i, values=values: values[i][rows])
             for column, (layers, values) in columns.items()
         }
+        content = keys[order], n_tokens[order], parts, n_rows
         try:
             try:
-                return self._keep(keys[order], n_tokens[order], parts)
+                return self._keep(*content)
             except FileNotFoundError:  # the store was cleared meanwhile
-                return self._keep(keys[order], n_tokens[order], parts)
+                return self._keep(*content)
         except OSError as error:
             self._can_write = False
             _warn_once(
@@ -366,6 +387,7 @@ class FeatureStore:
         keys: Keys,
         n_tokens: NDArray[np.int32],
         columns: Mapping[str, tuple[tuple[int, ...], Callable[[int], FloatArray]]],
+        n_rows: NDArray[Any] | None = None,
         last_access: float | None = None,
     ) -> str:
         """Write a shard, all or nothing, and return its name."""
@@ -378,7 +400,9 @@ class FeatureStore:
             os.replace(temporary, about)
         temporary.mkdir()
         try:
-            write_shard(temporary, self.space, keys, n_tokens, columns, last_access)
+            write_shard(
+                temporary, self.space, keys, n_tokens, columns, n_rows, last_access
+            )
             os.rename(temporary, self.directory / name)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -430,15 +454,23 @@ class FeatureStore:
         n_tokens = np.concatenate([shard.n_tokens for shard in group])[first]
         ends = np.cumsum([len(shard.keys) for shard in group])
         owner = np.searchsorted(ends, first, "right")
+        mine = [np.flatnonzero(owner == s) for s in range(len(group))]
+        texts = [  # of each shard, in the order of the keys
+            first[which] - (end - len(shard.keys))
+            for shard, which, end in zip(group, mine, ends, strict=True)
+        ]
+        counts = np.empty(len(keys), dtype=np.intp)
+        for shard, which, these in zip(group, mine, texts, strict=True):
+            counts[which] = shard.counts(these)
+        starts = starts_of(counts)
 
         def matrix_of(column: str, i: int) -> FloatArray:
-            matrix = np.empty((len(keys), 1, group[0].width), dtype=np.float32)
-            layers = group[0].columns[column]
-            for s, shard in enumerate(group):
-                where = np.flatnonzero(owner == s)
-                rows = first[where] - (ends[s] - len(shard.keys))
+            shape = int(counts.sum()), 1, group[0].width
+            matrix = np.empty(shape, dtype=group[0].dtype)
+            layers = (group[0].columns[column][i],)
+            for shard, which, these in zip(group, mine, texts, strict=True):
                 try:
-                    shard.read(column, (layers[i],), rows, matrix, where)
+                    shard.read(column, layers, these, matrix, starts[which])
                 except (Unreadable, OSError) as error:
                     self._drop(shard.path.name, error)
                     raise Unreadable(str(error)) from error
@@ -448,8 +480,13 @@ class FeatureStore:
             column: (layers, functools.partial(matrix_of, column))
             for column, layers in group[0].columns.items()
         }
-        last_access = max(shard.last_access() for shard in group)
-        name = self._keep(keys, n_tokens, columns, last_access)
+        name = self._keep(
+            keys,
+            n_tokens,
+            columns,
+            None if group[0].starts is None else counts,
+            last_access=max(shard.last_access() for shard in group),
+        )
         for shard in group:
             try:
                 remove_shard(shard.path)

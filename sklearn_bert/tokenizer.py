@@ -1,9 +1,9 @@
 """A checkpoint's tokenizer, used without its limits, padding and special tokens.
 
 `Tokenizer` finds out once what the checkpoint's tokenizer puts around every text, and
-then turns texts into content tokens alone: cutting, windows and special tokens are the
-encoder's own decisions. A tokenizer that rewrites texts, or whose special tokens depend
-on the text, is refused.
+then turns texts, or texts given as words, into content tokens alone: cutting, windows
+and special tokens are the encoder's own decisions. A tokenizer that rewrites texts, or
+whose special tokens depend on the text, is refused.
 
 Level 2 of the module map: imports `checkpoint`.
 """
@@ -11,7 +11,9 @@ Level 2 of the module map: imports `checkpoint`.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -93,6 +95,50 @@ class Tokenizer:
             verbose=False,
         )["input_ids"]
         return [np.array(row, dtype=np.int64) for row in ids]
+
+    def of_words(self, texts: Sequence[tuple[str, ...]]) -> list[tuple[Ids, Ids]]:
+        """Tokenize texts given as words, each word for itself.
+
+        Returns
+        -------
+        list of (ids, edges)
+            Word w of a text has the tokens ``ids[edges[w] : edges[w + 1]]``; none, if
+            the tokenizer leaves nothing of it.
+        """
+        texts = [tuple(map(_without_surrogates, words)) for words in texts]
+        if not self._tokenizer.is_fast:
+            pieces = [self.content_ids(list(words)) for words in texts]
+            empty = np.empty(0, dtype=np.int64)
+            return [
+                (np.concatenate([empty, *ids]), np.cumsum([0, *map(len, ids)]))
+                for ids in pieces
+            ]
+        encodings = self._for_words.encode_batch(
+            texts, is_pretokenized=True, add_special_tokens=False
+        )
+        return [
+            (
+                np.array(encoding.ids, dtype=np.int64),
+                np.searchsorted(
+                    np.array(encoding.word_ids, dtype=np.int64),
+                    np.arange(len(words) + 1),
+                ),
+            )
+            for words, encoding in zip(texts, encodings, strict=True)
+        ]
+
+    @cached_property
+    def _for_words(self) -> Any:
+        """The tokenizer, with a space before a word where spaces are part of tokens."""
+        backend = self._tokenizer.backend_tokenizer
+        content = json.loads(backend.to_str())
+        steps = [content["pre_tokenizer"] or {}]
+        while steps:
+            step = steps.pop()
+            if step.get("type") == "ByteLevel":
+                step["add_prefix_space"] = True
+            steps += step.get("pretokenizers", [])
+        return type(backend).from_str(json.dumps(content))
 
     def count(self, texts: list[str]) -> NDArray[np.int32]:
         """Return tokens per text, special ones included, before any cut."""

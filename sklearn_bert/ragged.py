@@ -1,0 +1,162 @@
+"""Several rows per text, end to end: token states, and what belongs to words.
+
+A `Ragged` is one flat array and, per text, where its rows begin and how many they are.
+It is indexed like an array of texts, so that code which handles one row per text
+handles several. `Spool` gathers one block by block, in a file where it would be large.
+
+Level 0 of the module map: imports nothing of the package.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Ragged", "Spool", "expand", "starts_of"]
+
+_SPOOL_BYTES = 2**29  # kept in memory; more than that lies in a temporary file
+
+Indices = NDArray[np.intp]
+
+
+def starts_of(counts: NDArray[Any]) -> Indices:
+    """Return where each text's rows begin if texts lie end to end.
+
+    Examples
+    --------
+    >>> starts_of(np.array([2, 0, 3]))
+    array([0, 2, 2])
+    """
+    counts = np.asarray(counts, dtype=np.intp)
+    return np.cumsum(counts) - counts
+
+
+def expand(starts: NDArray[Any], counts: NDArray[Any]) -> Indices:
+    """Return the rows of texts that begin at `starts`, one text after the other.
+
+    Examples
+    --------
+    >>> expand(np.array([7, 2]), np.array([2, 3]))
+    array([7, 8, 2, 3, 4])
+    """
+    counts = np.asarray(counts, dtype=np.intp)
+    rows = np.repeat(np.asarray(starts, dtype=np.intp) - starts_of(counts), counts)
+    rows += np.arange(len(rows))
+    return rows
+
+
+@dataclass(eq=False)
+class Ragged:
+    """Some rows for every text.
+
+    Attributes
+    ----------
+    values : ndarray of shape (n_rows, ...)
+    starts, counts : ndarray of shape (n_texts,)
+        Text i has the rows ``values[starts[i] : starts[i] + counts[i]]``. Texts may lie
+        in any order, and equal ones may share their rows.
+    """
+
+    values: NDArray[Any]
+    starts: Indices
+    counts: Indices
+
+    @classmethod
+    def end_to_end(cls, values: NDArray[Any], counts: NDArray[Any]) -> Ragged:
+        """Return texts whose rows lie one after the other."""
+        counts = np.asarray(counts, dtype=np.intp)
+        return cls(values, starts_of(counts), counts)
+
+    def __len__(self) -> int:
+        return len(self.counts)
+
+    def __getitem__(self, which: Indices) -> Ragged:
+        """Return some texts; rows are shared, not copied."""
+        return Ragged(self.values, self.starts[which], self.counts[which])
+
+    def __iter__(self) -> Iterator[NDArray[Any]]:
+        for start, count in zip(
+            self.starts.tolist(), self.counts.tolist(), strict=True
+        ):
+            yield self.values[start : start + count]
+
+    @property
+    def rows(self) -> NDArray[Any]:
+        """The rows of all texts in order; a view where they lie so already."""
+        if len(self) and np.array_equal(
+            self.starts, self.starts[0] + starts_of(self.counts)
+        ):
+            return self.values[self.starts[0] : self.starts[0] + self.counts.sum()]
+        return self.values[expand(self.starts, self.counts)]
+
+    def batches(self, n_rows: int) -> Iterator[tuple[Indices, NDArray[Any]]]:
+        """Yield texts and their rows, as they lie, about `n_rows` rows at a time.
+
+        Yields
+        ------
+        which : ndarray of shape (n_which,)
+            Texts; each comes once.
+        rows : ndarray
+            Their rows end to end: a view, if no rows are shared.
+        """
+        order = np.lexsort((self.counts, self.starts))
+        batch_of = starts_of(self.counts[order]) // max(1, n_rows)
+        for which in np.split(order, np.flatnonzero(np.diff(batch_of)) + 1):
+            if len(which):
+                yield which, self[which].rows
+
+
+class Spool:
+    """Gathers the rows of `n_texts` texts that come block by block.
+
+    Parameters
+    ----------
+    n_texts : int
+    max_bytes : int
+        Rows of more bytes are moved to a temporary file, which goes with the array.
+    """
+
+    def __init__(self, n_texts: int, max_bytes: int = _SPOOL_BYTES) -> None:
+        self._starts = np.zeros(n_texts, dtype=np.intp)
+        self._counts = np.zeros(n_texts, dtype=np.intp)
+        self._max_bytes = max_bytes
+        self._blocks: list[NDArray[Any]] = []
+        self._file: Any = None
+        self._n_rows = self._n_bytes = 0
+        self._kind: tuple[tuple[int, ...], np.dtype[Any]] | None = None
+
+    def add(self, texts: Indices, block: Ragged) -> None:
+        """Add the rows of some texts; `block` has one entry per text."""
+        values, shift = block.values, self._n_rows
+        self._kind = values.shape[1:], values.dtype
+        self._starts[texts] = block.starts + shift
+        self._counts[texts] = block.counts
+        self._n_rows += len(values)
+        self._n_bytes += values.nbytes
+        self._blocks.append(values)
+        if self._file is not None or self._n_bytes > self._max_bytes:
+            if self._file is None:
+                self._file = tempfile.TemporaryFile()  # noqa: SIM115 - lives on
+            for each in self._blocks:
+                self._file.write(np.ascontiguousarray(each).data)
+            self._blocks.clear()
+
+    def finish(self) -> Ragged:
+        """Return all texts."""
+        shape, dtype = self._kind or ((), np.dtype(np.float32))
+        values: NDArray[Any]
+        if self._file is None:
+            values = np.concatenate([np.empty((0, *shape), dtype), *self._blocks])
+            self._blocks.clear()
+        else:
+            self._file.flush()
+            values = np.memmap(
+                self._file, dtype=dtype, mode="r", shape=(self._n_rows, *shape)
+            )
+            self._file.close()  # the map keeps what it needs
+        return Ragged(values, self._starts, self._counts)
