@@ -10,6 +10,7 @@ import sklearn_bert
 PACKAGE = Path(sklearn_bert.__file__).parent
 LEVELS = {
     "_validation": 0,
+    "postprocessing": 0,
     "ragged": 0,
     "shard": 1,
     "claims": 0,
@@ -20,6 +21,8 @@ LEVELS = {
     "layers": 1,
     "pooling": 1,
     "checkpoint": 1,
+    "geometry": 1,
+    "learning": 2,
     "tokenizer": 2,
     "network": 3,
     "encoder": 4,
