@@ -178,7 +178,9 @@ class Encoder:
             owners += [i] * len(cut)
         # Only the first window of a text begins with the prompt.
         is_first = np.diff(owners, prepend=-1) > 0
-        n_skipped = np.where(is_first, self._n_excluded(plan.excluded_prompt), 0)
+        n_skipped = np.where(
+            is_first, self.tokenizer.n_excluded(plan.excluded_prompt), 0
+        )
 
         kept = {}
         for column in columns:
@@ -260,13 +262,6 @@ class Encoder:
             if not reason:
                 columns[column] = layers
         return columns
-
-    def _n_excluded(self, prompt: str) -> int:
-        """Return how many first tokens a prompt that never counts takes up."""
-        if not prompt:
-            return 0
-        content = self.tokenizer.content_ids([prompt])[0]
-        return len(self.tokenizer.prefix) + len(content)
 
     # Batches
 

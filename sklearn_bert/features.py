@@ -12,7 +12,7 @@ pooling, or any number of rows per text (`pooling.ROWS`); then a block is `Ragge
 Torch is not imported unless a text has to be encoded.
 
 Level 5 of the module map: imports `checkpoint`, `pooling`, `ragged`, `store` and, for a
-text that has to be encoded, `encoder`.
+text that has to be encoded or taken apart, `encoder` and `tokenizer`.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from .pooling import (
     row_type,
     split_column,
 )
-from .ragged import Ragged, Spool, starts_of
+from .ragged import Ragged, gather, starts_of
 from .store import FORMAT, FeatureStore, Hits, Keys
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "WORK", "Engine", "Request", "Work", "execution", "features", "iter_features",
-    "rows_of",
+    "rows_of", "tokens_of",
 ]  # fmt: skip
 
 _NUMBERS = 1  # raise it when a change of ours moves the numbers beyond float noise
@@ -202,11 +202,25 @@ def rows_of(texts: Sequence[Text], request: Request, engine: Engine) -> Ragged:
 
     Values that are large lie in a temporary file; equal texts share their rows.
     """
-    spool = Spool(len(texts))
-    for which, block in iter_features(texts, request, engine):
-        assert isinstance(block, Ragged)
-        spool.add(which, block)
-    return spool.finish()
+    blocks: Any = iter_features(texts, request, engine)
+    return gather(blocks, len(texts))
+
+
+def tokens_of(texts: Sequence[str], request: Request) -> list[tuple[str, ...]]:
+    """Return the tokens whose states are the rows of texts."""
+    from .tokenizer import Tokenizer
+
+    tokenizer = Tokenizer(request.checkpoint)
+    excluded = "" if request.include_prompt else request.prompt
+    return [
+        tokenizer.tokens(
+            request.prompt + text,
+            request.max_length if request.overflow != "chunk" else None,
+            special=request.special_tokens,
+            excluded_prompt=excluded,
+        )
+        for text in texts
+    ]
 
 
 def execution(request: Request, engine: Engine) -> Execution:

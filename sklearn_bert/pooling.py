@@ -108,6 +108,7 @@ POOLINGS: dict[str, Callable[..., Any] | None] = {
     "mean_sqrt_len": _mean_sqrt_len,
     "attention": _attention,
     "pooler": None,
+    "learned_attention": None,  # after the store, from token states: see `learning`
 }
 
 
@@ -119,7 +120,7 @@ def pool(
     Parameters
     ----------
     name : str
-        A key of `POOLINGS` other than "cls" and "pooler".
+        A key of `POOLINGS` with a function.
     states : Tensor of shape (n_rows, width)
         States of one layer, float32, one row per token or padding.
     members : Members
@@ -189,6 +190,11 @@ def check_pooling(pooling: Any) -> tuple[str, ...] | str:
     )
     if len(set(names)) < len(names):
         raise ValueError(f"pooling must not name a pooling twice, got {pooling!r}.")
+    if "learned_attention" in names and len(names) > 1:
+        raise ValueError(
+            "pooling='learned_attention' is learned from token states and stands "
+            f"alone, got {pooling!r}. Use FeatureUnion to set it beside others."
+        )
     return names
 
 

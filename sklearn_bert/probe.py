@@ -1,10 +1,12 @@
 """BertProbeClassifier: a classifier that also chooses the representation.
 
 A probe reads stored features through a `BertVectorizer` that it sets up itself, and
-learns from labels what a pipeline of fixed steps cannot: which layer to use, or how to
-weight all of them. Its head is scikit-learn's own classifier on what results.
+learns from labels what a pipeline of fixed steps cannot: which layer to use, how to
+weight all of them, which tokens count. Its head is scikit-learn's own classifier on
+what results.
 
-Level 7 of the module map: imports `_validation`, `checkpoint` and `vectorizer`.
+Level 7 of the module map: imports `_validation`, `checkpoint`, `ragged` and
+`vectorizer`.
 """
 
 from __future__ import annotations
@@ -40,7 +42,8 @@ from ._validation import (
     check_positive,
 )
 from .checkpoint import DEFAULT_MODEL
-from .vectorizer import BertVectorizer, TextEstimator
+from .ragged import Ragged
+from .vectorizer import BertVectorizer, TextEstimator, TokenWeights
 
 __all__ = ["BertProbeClassifier"]
 
@@ -67,12 +70,12 @@ def _head_has(method: str) -> Any:
 
 
 class BertProbeClassifier(ClassifierMixin, TextEstimator):
-    """Classify texts by a frozen encoder's features, learning which layers to use.
+    """Classify texts by a frozen encoder's features, learning which of them to use.
 
     The encoder stays as it is; a classifier is trained on its features. ``layer="cv"``
-    finds the best layer by cross-validation and ``layer="mix"`` learns a weight for
-    each, both on the same stored features: with `memory`, neither costs a forward pass
-    that one layer would not.
+    finds the best layer by cross-validation, ``layer="mix"`` learns a weight for each,
+    and ``pooling="learned_attention"`` a weight for each token, all on stored features:
+    with `memory`, none costs a forward pass that one layer would not.
 
     Parameters
     ----------
@@ -84,9 +87,10 @@ class BertProbeClassifier(ClassifierMixin, TextEstimator):
         weights all layers by a softmax and a scale that are learned jointly with a
         linear model of strength `C`. "cv" scores each layer by cross-validation and
         keeps the best.
-    pooling : {"auto", "cls", "mean", "max", "mean_sqrt_len", "attention", "pooler"} \
-or sequence of them, default="auto"
-        How the token states of a text become one vector.
+    pooling : {"auto", "cls", "mean", "max", "mean_sqrt_len", "attention", "pooler", \
+"learned_attention"} or sequence of them, default="auto"
+        How the token states of a text become one vector. "learned_attention" trains a
+        query that says which tokens count, jointly with the layer weights of "mix".
     special_tokens : bool, default=True
         Whether [CLS], [SEP] and the like count in a pooling.
     normalize : bool or "auto", default="auto"
@@ -112,6 +116,8 @@ or sequence of them, default="auto"
         Where the encoder runs.
     dtype : {"float32", "bfloat16", "float16", "auto"}, default="float32"
         Precision of the encoder.
+    token_dtype : {"float32", "float16"}, default="float32"
+        Precision of token states for "learned_attention", in `memory` too.
     n_jobs : int or None, default=None
         Worker processes that encode.
     revision : str or None, default=None
@@ -129,10 +135,12 @@ or sequence of them, default="auto"
         own business.
     standardize : bool, default=True
         Whether every feature is scaled to zero mean and unit variance before the head,
-        by `StandardScaler`. Without it, layers of large norm need another `C` and
-        converge several times more slowly.
+        by `StandardScaler`, and layers and token states before they are weighted.
+        Without it, layers of large norm need another `C` and converge several times
+        more slowly.
     C : float, default=0.01
-        Inverse strength of the L2 penalty of the linear head and of "mix". Smaller
+        Inverse strength of the L2 penalty of the linear head, of "mix" and of
+        "learned_attention". Smaller
         than `LogisticRegression`'s 1.0, which overfits hundreds of standardized
         features on the few thousand texts that probes are for. For "mlp" the penalty
         ``alpha`` is ``1 / C / n_texts``.
@@ -216,6 +224,7 @@ or sequence of them, default="auto"
         batch_size: Any = "auto",
         device: str = "auto",
         dtype: str = "float32",
+        token_dtype: str = "float32",
         n_jobs: int | None = None,
         revision: str | None = None,
         local_files_only: bool = False,
@@ -246,6 +255,7 @@ or sequence of them, default="auto"
         self.batch_size = batch_size
         self.device = device
         self.dtype = dtype
+        self.token_dtype = token_dtype
         self.n_jobs = n_jobs
         self.revision = revision
         self.local_files_only = local_files_only
@@ -276,7 +286,7 @@ or sequence of them, default="auto"
         y : array-like of shape (n_texts,) or (n_texts, n_labels)
             Classes, or a multilabel indicator of 0 and 1.
         sample_weight : array-like of shape (n_texts,), default=None
-            Weight of each text in the loss of "mix" and of the head.
+            Weight of each text in the loss of what is learned and of the head.
 
         Returns
         -------
@@ -353,14 +363,30 @@ or sequence of them, default="auto"
         """
         return np.asarray(self._ask("decision_function", X))
 
+    def token_weights(self, X: Any) -> list[TokenWeights]:
+        """Return how much each token of each text counts.
+
+        Only for ``pooling="learned_attention"``.
+
+        Parameters
+        ----------
+        X : iterable of str of shape (n_texts,)
+
+        Returns
+        -------
+        list of TokenWeights
+            ``tokens`` and ``weights`` of each text, for reading and drawing.
+        """
+        check_is_fitted(self)
+        return self._current_vectorizer().token_weights(X)
+
     # The steps of fit and predict
 
     def _vectorizer(self, layer: Any, **params: Any) -> BertVectorizer:
-        """Return a fitted vectorizer of a layer, or one to fit if params are given."""
+        """Return a vectorizer that has learned nothing yet."""
         shared = {name: getattr(self, name) for name in _SHARED}
         vectorizer = BertVectorizer(**shared, layer=layer, **params)
-        if not params:
-            vectorizer._fit([], None)
+        vectorizer._settle()
         return vectorizer
 
     def _choose(
@@ -371,7 +397,10 @@ or sequence of them, default="auto"
             check_choice("layer", self.layer, ("all", "mix", "cv"))
         if not isinstance(self.layer, str) or self.layer == "all":
             vectorizer = self._vectorizer(self.layer)
-            return vectorizer, vectorizer._encode(texts)
+            if not vectorizer._learns_from_y():
+                return vectorizer, vectorizer._encode(texts)
+            frozen = vectorizer._frozen(texts)
+            return vectorizer, self._learn(vectorizer, frozen, y, weights)
         pooling = [self.pooling] if isinstance(self.pooling, str) else self.pooling
         if "pooler" in pooling:
             raise ValueError(
@@ -380,47 +409,73 @@ or sequence of them, default="auto"
             )
         first = 1 if "attention" in pooling else 0  # layer 0 follows no attention
         layers = list(range(first, self._vectorizer(-1).n_layers_ + 1))
-        if self.layer == "mix":
-            return self._mix(texts, y, weights, layers)
-        return self._best(texts, y, weights, layers)
-
-    def _mix(
-        self, texts: list[str], y: np.ndarray, weights: Any, layers: list[int]
-    ) -> tuple[BertVectorizer, np.ndarray]:
+        if self.layer == "cv":
+            return self._best(texts, y, weights, layers)
         vectorizer = self._vectorizer(layers, layer_combination="scalar_mix")
-        labels = y if y.ndim == 2 else np.unique(y, return_inverse=True)[1].astype(str)
-        block = vectorizer._fit(texts, labels, C=self.C, sample_weight=weights)
+        Z = self._learn(vectorizer, vectorizer._frozen(texts), y, weights)
         self.layer_weights_ = vectorizer.layer_weights_
         self.gamma_ = vectorizer.gamma_
-        blocks = [(np.arange(len(texts)), block)]
-        return vectorizer, vectorizer._combine(blocks, len(texts))
+        return vectorizer, Z
+
+    def _learn(
+        self,
+        vectorizer: BertVectorizer,
+        frozen: Any,
+        y: np.ndarray,
+        weights: np.ndarray | None,
+        rows: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """Have a vectorizer learn from some rows; return the features of all."""
+        if rows is None:
+            rows = np.arange(len(y))
+        # As text, numbers are classes however many there are.
+        labels = y if y.ndim == 2 else np.unique(y, return_inverse=True)[1].astype(str)
+        vectorizer._learn(
+            frozen if len(rows) == len(y) else frozen[rows],
+            labels[rows],
+            C=self.C,
+            sample_weight=None if weights is None else weights[rows],
+            scale_layers=self.standardize,
+        )
+        return vectorizer._combine_all(frozen)
 
     def _best(
         self, texts: list[str], y: np.ndarray, weights: Any, layers: list[int]
     ) -> tuple[BertVectorizer, np.ndarray]:
         """Score every layer on the same folds and return the best one's features."""
         folds = list(check_cv(self.cv, y, classifier=True).split(texts, y))
-        rows = np.arange(len(texts))
-        block = None
-        if self.memory is None or self.store_layers != "all":  # else read one by one
-            block = self._vectorizer(layers)._by_layer(texts)
+        every = self._by_layer(texts, layers)
         scores = np.empty((len(layers), len(folds)))
-        best: tuple[BertVectorizer, np.ndarray] | None = None
+        best: tuple[BertVectorizer, Any, np.ndarray] | None = None
         for i, layer in enumerate(layers):
             vectorizer = self._vectorizer(layer)
-            if block is None:
+            frozen = _one_layer(every, i)
+            if frozen is None:
                 Z = vectorizer._encode(texts)
-            else:
-                Z = vectorizer._combine([(rows, block[:, :, i : i + 1])], len(texts))
+            elif not vectorizer._learns_from_y():
+                Z = vectorizer._combine_all(frozen)
             for j, (train, test) in enumerate(folds):
+                if vectorizer._learns_from_y():  # in each fold, or it sees test labels
+                    Z = self._learn(vectorizer, frozen, y, weights, train)
                 part = None if weights is None else weights[train]
                 head = self._fit_head(Z[train], y[train], part)
                 scores[i, j] = check_scoring(head, self.scoring)(head, Z[test], y[test])
             if best is None or scores[i].mean() > scores[:i].mean(axis=1).max():
-                best = vectorizer, Z
+                best = vectorizer, frozen, Z
         assert best is not None
         self.cv_scores_ = scores
-        return best
+        vectorizer, frozen, Z = best
+        if vectorizer._learns_from_y():
+            Z = self._learn(vectorizer, frozen, y, weights)
+        return vectorizer, Z
+
+    def _by_layer(self, texts: list[str], layers: list[int]) -> Any:
+        """Return what every layer's features are made of, or None to read each."""
+        # A mix keeps layers apart; none is learned here.
+        vectorizer = self._vectorizer(layers, layer_combination="scalar_mix")
+        if vectorizer._attends() or self.memory is None or self.store_layers != "all":
+            return vectorizer._frozen(texts)
+        return None
 
     def _make_head(self, n_texts: int) -> Any:
         """Check the parameters of the head and return it, unfitted."""
@@ -496,10 +551,20 @@ or sequence of them, default="auto"
         """Have the head answer for texts, with the encoder that it was fitted on."""
         check_is_fitted(self)
         texts = self._read_texts(X, is_fit=False)
+        return getattr(self.head_, method)(self._current_vectorizer()._encode(texts))
+
+    def _current_vectorizer(self) -> BertVectorizer:
         vectorizer = copy.copy(self.vectorizer_)
         for name in _SHARED:  # memory or device may have been set since
             setattr(vectorizer, name, getattr(self, name))
-        return getattr(self.head_, method)(vectorizer._encode(texts))
+        return vectorizer
+
+
+def _one_layer(every: Any, i: int) -> Any:
+    """Return the part of one layer, of features by layer or of token states."""
+    if isinstance(every, Ragged):
+        return Ragged(every.values[:, i : i + 1], every.starts, every.counts)
+    return None if every is None else every[:, :, i : i + 1]
 
 
 def _check_target(y: Any, n_texts: int) -> np.ndarray:

@@ -10,14 +10,14 @@ Level 0 of the module map: imports nothing of the package.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Ragged", "Spool", "expand", "starts_of"]
+__all__ = ["Ragged", "Spool", "expand", "gather", "starts_of"]
 
 _SPOOL_BYTES = 2**29  # kept in memory; more than that lies in a temporary file
 
@@ -160,3 +160,11 @@ class Spool:
             )
             self._file.close()  # the map keeps what it needs
         return Ragged(values, self._starts, self._counts)
+
+
+def gather(blocks: Iterable[tuple[Indices, Ragged]], n_texts: int) -> Ragged:
+    """Return all texts that come in blocks with their numbers: see `Spool`."""
+    spool = Spool(n_texts)
+    for texts, block in blocks:
+        spool.add(texts, block)
+    return spool.finish()

@@ -161,6 +161,28 @@ class Tokenizer:
         starts = range(0, len(content) - stride, room - stride)
         return [content[start : start + room] for start in starts]
 
+    def n_excluded(self, prompt: str) -> int:
+        """Return how many first tokens a prompt that never counts takes up."""
+        return len(self.prefix) + len(self.content_ids([prompt])[0]) if prompt else 0
+
+    def tokens(
+        self,
+        text: str,
+        max_length: int | None,
+        *,
+        special: bool,
+        excluded_prompt: str = "",
+    ) -> tuple[str, ...]:
+        """Return the tokens of a text that count, as the tokenizer writes them."""
+        (content,) = self.cut(self.content_ids([text])[0], max_length, None)
+        n_suffix = 0 if special else len(self.suffix)
+        start = max(
+            self.n_excluded(excluded_prompt), 0 if special else len(self.prefix)
+        )
+        ids = self.surround(content)[start:]
+        ids = ids[: len(ids) - n_suffix]
+        return tuple(self._tokenizer.convert_ids_to_tokens(ids.tolist()))
+
     def surround(self, content: Ids) -> Ids:
         """Return content tokens with the special tokens around them."""
         return np.concatenate([self.prefix, content, self.suffix])

@@ -5,14 +5,14 @@ It reads texts through `_validation`, asks `features` for frozen features, and c
 layers as `layers` says. It does not know how texts are encoded or stored.
 
 Level 6 of the module map: imports `_validation`, `checkpoint`, `features`, `layers`,
-`pooling` and `store`.
+`learning`, `pooling`, `ragged` and `store`.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin
@@ -26,7 +26,14 @@ from ._validation import (
     is_integer,
 )
 from .checkpoint import DEFAULT_MODEL, Checkpoint, find_checkpoint
-from .features import Engine, Request, execution, features, iter_features
+from .features import (
+    Engine,
+    Request,
+    execution,
+    features,
+    iter_features,
+    tokens_of,
+)
 from .layers import (
     ScalarMix,
     check_combination,
@@ -34,10 +41,11 @@ from .layers import (
     coefficients,
     combine,
     feature_names,
-    fit_scalar_mix,
     resolve_layers,
 )
+from .learning import attend, fit_scalar_mix, fit_token_attention
 from .pooling import POOLINGS, check_pooling
+from .ragged import Ragged, gather
 from .store import store_location
 
 if TYPE_CHECKING:
@@ -50,8 +58,29 @@ _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 # Parameters that decide the numbers: changing one after fit calls for fit again.
 _DECISIVE = (
     "model", "layer", "layer_combination", "pooling", "special_tokens", "normalize",
-    "max_length", "overflow", "stride", "prompt", "dtype", "revision",
+    "max_length", "overflow", "stride", "prompt", "dtype", "token_dtype", "revision",
 )  # fmt: skip
+
+
+# What fit learns from y, and what says that it has run.
+_LEARNED = (
+    "_fitted_params", "gamma_", "layer_scales_", "layer_weights_", "query_",
+)  # fmt: skip
+
+
+class TokenWeights(NamedTuple):
+    """How much each token of a text counts, as `token_weights` returns it.
+
+    Attributes
+    ----------
+    tokens : tuple of str
+        As the tokenizer writes them.
+    weights : ndarray of shape (n_tokens,)
+        They sum to 1.
+    """
+
+    tokens: tuple[str, ...]
+    weights: np.ndarray
 
 
 class TextEstimator(BaseEstimator):
@@ -102,13 +131,15 @@ default="concat"
         How several layers become one vector. "scalar_mix" learns softmax weights per
         layer and a scale from ``y`` in `fit`, on frozen features. A sequence gives one
         fixed weight per layer.
-    pooling : {"auto", "cls", "mean", "max", "mean_sqrt_len", "attention", "pooler"} \
-or sequence of them, default="auto"
+    pooling : {"auto", "cls", "mean", "max", "mean_sqrt_len", "attention", "pooler", \
+"learned_attention"} or sequence of them, default="auto"
         How the token states of a text become one vector; a sequence concatenates.
         "auto" is what the checkpoint declares for sentence-transformers, else "mean".
         "attention" weights each token by the attention that it receives in that layer,
         averaged over heads and queries. "pooler" is the checkpoint's own trained head
-        on [CLS], for the last layer only.
+        on [CLS], for the last layer only. "learned_attention" stands alone and learns
+        from ``y`` in `fit` which tokens count; it works on token states, which take
+        1.5 kB per token and layer of the default model.
     special_tokens : bool, default=True
         Whether [CLS], [SEP] and the like count in "mean", "max", "mean_sqrt_len" and
         "attention". Padding never counts. If False, those give zeros for a text
@@ -148,6 +179,9 @@ or sequence of them, default="auto"
     dtype : {"float32", "bfloat16", "float16", "auto"}, default="float32"
         Precision of the encoder; "auto" is the checkpoint's. Features are float32 in
         any case.
+    token_dtype : {"float32", "float16"}, default="float32"
+        Precision in which token states are handed on and kept in `memory`, for
+        "learned_attention". "float16" halves them and rounds to three digits.
     n_jobs : int or None, default=None
         Worker processes that encode, as in joblib. On one CPU the default is usually
         fastest, as torch uses all cores already; meant for ``joblib.parallel_config``
@@ -188,6 +222,9 @@ or sequence of them, default="auto"
     layer_scales_ : ndarray of shape (n_poolings, n_layers)
         Spread of each layer on the training texts, by which it is divided before it is
         weighted; only with ``layer_combination="scalar_mix"``.
+    query_ : ndarray of shape (n_features,)
+        Learned query: a token counts by the softmax over its text of its state times
+        this; only with ``pooling="learned_attention"``.
 
     See Also
     --------
@@ -236,6 +273,7 @@ or sequence of them, default="auto"
         batch_size: Any = "auto",
         device: str = "auto",
         dtype: str = "float32",
+        token_dtype: str = "float32",
         n_jobs: int | None = None,
         revision: str | None = None,
         local_files_only: bool = False,
@@ -258,6 +296,7 @@ or sequence of them, default="auto"
         self.batch_size = batch_size
         self.device = device
         self.dtype = dtype
+        self.token_dtype = token_dtype
         self.n_jobs = n_jobs
         self.revision = revision
         self.local_files_only = local_files_only
@@ -271,21 +310,28 @@ or sequence of them, default="auto"
         return tags
 
     def _learns_from_y(self) -> bool:
-        return isinstance(self.layer_combination, str) and (
-            self.layer_combination == "scalar_mix"
-        )
+        return self._mixes() or self._attends()
+
+    def _mixes(self) -> bool:
+        combination = self.layer_combination
+        return isinstance(combination, str) and combination == "scalar_mix"
+
+    def _attends(self) -> bool:
+        poolings = [self.pooling] if isinstance(self.pooling, str) else self.pooling
+        return "learned_attention" in poolings
 
     def fit(self, X: Any, y: Any = None) -> BertVectorizer:
-        """Resolve the parameters for this encoder; learn layer weights if asked to.
+        """Resolve the parameters for this encoder; learn from `y` if asked to.
 
-        Only ``layer_combination="scalar_mix"`` encodes texts here.
+        Only ``layer_combination="scalar_mix"`` and ``pooling="learned_attention"``
+        encode texts here.
 
         Parameters
         ----------
         X : iterable of str of shape (n_texts,)
             Texts, or a 2-D container with one column of them.
         y : array-like of shape (n_texts,) or (n_texts, n_outputs), default=None
-            Target, used by "scalar_mix" only.
+            Target, used by "scalar_mix" and "learned_attention" only.
 
         Returns
         -------
@@ -308,7 +354,7 @@ or sequence of them, default="auto"
         X : iterable of str of shape (n_texts,)
             Texts, or a 2-D container with one column of them.
         y : array-like of shape (n_texts,) or (n_texts, n_outputs), default=None
-            Target, used by "scalar_mix" only.
+            Target, used by "scalar_mix" and "learned_attention" only.
 
         Returns
         -------
@@ -316,10 +362,8 @@ or sequence of them, default="auto"
             Or a frame, if `set_output` asks for one.
         """
         texts = self._read_texts(X, is_fit=True)
-        block = self._fit(texts, y)
-        if block is None:
-            return self._encode(texts)
-        return self._combine([(np.arange(len(texts)), block)], len(texts))
+        frozen = self._fit(texts, y)
+        return self._encode(texts) if frozen is None else self._combine_all(frozen)
 
     def transform(self, X: Any) -> Any:
         """Return the features of texts.
@@ -376,38 +420,101 @@ or sequence of them, default="auto"
         check_is_fitted(self)
         return execution(self._request(self._checkpoint()), self._engine())
 
-    # The three steps, on plain lists of texts
+    def token_weights(self, X: Any) -> list[TokenWeights]:
+        """Return how much each token of each text counts in its features.
 
-    def _fit(self, texts: list[str], y: Any, **mix_options: Any) -> np.ndarray | None:
+        Only for ``pooling="learned_attention"``.
+
+        Parameters
+        ----------
+        X : iterable of str of shape (n_texts,)
+            Texts, or a 2-D container with one column of them.
+
+        Returns
+        -------
+        list of TokenWeights
+            ``tokens`` and ``weights`` of each text.
+        """
+        check_is_fitted(self)
+        if not self._attends():
+            raise ValueError(
+                "token_weights needs pooling='learned_attention', which learns them; "
+                f"this estimator was fitted with pooling={self.pooling!r}."
+            )
+        texts = self._read_texts(X, is_fit=False)
+        request = self._unchanged_request()
+        rows = self._states(iter_features(texts, request, self._engine()), len(texts))
+        _, weights = attend(rows, self.query_, self._factors_of_states())
+        return [
+            TokenWeights(tokens, np.array(part))
+            for tokens, part in zip(tokens_of(texts, request), weights, strict=True)
+        ]
+
+    # The steps, on plain lists of texts
+
+    def _fit(self, texts: list[str], y: Any, **options: Any) -> np.ndarray | Any:
         """Fit; return the frozen features if they had to be made for it."""
-        # A fit that fails is not fitted, and nothing learned earlier stays.
-        for name in ("_fitted_params", "layer_weights_", "layer_scales_", "gamma_"):
-            self.__dict__.pop(name, None)
         if self._learns_from_y() and y is None:
+            what = "layer_combination='scalar_mix' learns layer weights"
+            if self._attends():
+                what = "pooling='learned_attention' learns which tokens count"
             raise ValueError(
                 f"This {type(self).__name__} estimator requires y to be passed, but "
-                "the target y is None: layer_combination='scalar_mix' learns layer "
-                "weights from y."
+                f"the target y is None: {what} from y."
             )
+        self._settle()
+        if not self._learns_from_y():
+            return None
+        frozen = self._frozen(texts)
+        self._learn(frozen, y, **options)
+        return frozen
+
+    def _settle(self) -> None:
+        """Resolve the parameters; nothing is learned or encoded yet."""
+        # A fit that fails is not fitted, and nothing learned earlier stays.
+        for name in _LEARNED:
+            self.__dict__.pop(name, None)
         self._engine()  # checks the parameters that decide nothing
         self._resolve(self._checkpoint())
         self._mix: ScalarMix | None = None
-        block = None
-        if self.layer_combination_ == "scalar_mix":
-            block = self._by_layer(texts)
-            self._mix = fit_scalar_mix(block, y, **mix_options)
-            self.layer_weights_ = self._mix.weights
-            self.gamma_ = self._mix.gamma
-            self.layer_scales_ = self._mix.scales
         self._fitted_params = {
             name: _plain_repr(getattr(self, name)) for name in _DECISIVE
         }
-        return block
+
+    def _frozen(self, texts: list[str]) -> np.ndarray | Ragged:
+        """Return what is learned from: features by layer, or token states."""
+        if not self._attends():
+            return self._by_layer(texts)
+        request = self._request(self._checkpoint())
+        return self._states(iter_features(texts, request, self._engine()), len(texts))
+
+    def _learn(self, frozen: np.ndarray | Ragged, y: Any, **options: Any) -> None:
+        """Learn layer weights, a query over tokens, or both."""
+        try:
+            if isinstance(frozen, Ragged):
+                self.query_, self._mix = fit_token_attention(
+                    frozen, y, learns_layers=self._mixes(), **options
+                )
+            else:
+                self._mix = fit_scalar_mix(frozen, y, **options)
+        except BaseException:
+            del self._fitted_params
+            raise
+        if self._mix is not None:
+            self.layer_weights_ = self._mix.weights
+            self.gamma_ = self._mix.gamma
+            self.layer_scales_ = self._mix.scales
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "_fitted_params")
 
     def _encode(self, texts: list[str]) -> np.ndarray:
+        request = self._unchanged_request()
+        blocks = iter_features(texts, request, self._engine())
+        return self._combine(blocks, len(texts))
+
+    def _unchanged_request(self) -> Request:
+        """Return the request of fit, refusing one that would mean other numbers."""
         self._refuse_changes()
         checkpoint = self._checkpoint()
         if (checkpoint.fingerprint, _reading(checkpoint)) != (
@@ -419,26 +526,76 @@ or sequence of them, default="auto"
                 f"{checkpoint.fingerprint[:8]}, was {self.fingerprint_[:8]}); features "
                 "would not match what later steps were fitted on. Fit again."
             )
-        blocks = iter_features(texts, self._request(checkpoint), self._engine())
-        return self._combine(blocks, len(texts))
+        return self._request(checkpoint)
 
     def _by_layer(self, texts: list[str]) -> np.ndarray:
         """Return uncombined features, (n_texts, n_poolings, n_layers, width)."""
+        if self._attends():
+            raise ValueError(
+                "pooling='learned_attention' is learned from y together with what "
+                "follows, so there are no features of each layer to compare by "
+                "themselves; name other poolings, or use BertProbeClassifier."
+            )
         return features(texts, self._request(self._checkpoint()), self._engine())
 
-    def _combine(self, blocks: Any, n_texts: int) -> np.ndarray:
+    def _factors(self) -> np.ndarray | None:
+        """Return the factors of the layers' weighted sum, (n_poolings, n_layers)."""
         n_poolings, n_layers = len(self.pooling_), len(self.layers_)
-        factors = coefficients(self.layer_combination_, n_poolings, n_layers, self._mix)
-        n_vectors = n_poolings * (n_layers if factors is None else 1)
+        return coefficients(self.layer_combination_, n_poolings, n_layers, self._mix)
+
+    def _combine(self, blocks: Any, n_texts: int) -> np.ndarray:
+        factors = self._factors()
+        n_vectors = len(self.pooling_) * (len(self.layers_) if factors is None else 1)
         out = np.empty((n_texts, n_vectors * self.width_), dtype=np.float32)
         for rows, block in blocks:
             part = np.empty((len(rows), out.shape[1]), dtype=np.float32)
-            combine(block, factors, part)
+            if isinstance(block, Ragged):
+                states = self._combined_states(block)
+                part[:], _ = attend(states, self.query_, self._factors_of_states())
+            else:
+                combine(block, factors, part)
             if self.normalize_:
                 norms = np.linalg.norm(part, axis=1, keepdims=True)
                 part /= np.maximum(norms, 1e-12)
             out[rows] = part
         return out
+
+    def _combine_all(self, frozen: np.ndarray | Ragged) -> np.ndarray:
+        """Return the features of texts from what `_frozen` returned."""
+        if isinstance(frozen, Ragged):
+            part, _ = attend(frozen, self.query_, self._factors_of_states())
+            if self.normalize_:
+                part /= np.maximum(np.linalg.norm(part, axis=1, keepdims=True), 1e-12)
+            return part
+        return self._combine([(np.arange(len(frozen)), frozen)], len(frozen))
+
+    # Token states, for a learned query
+
+    def _states(self, blocks: Any, n_texts: int) -> Ragged:
+        """Return token states with their layers combined, unless weights are learned.
+
+        Values have the shape (n_rows, n_layers or 1, width).
+        """
+        combined = ((which, self._combined_states(block)) for which, block in blocks)
+        return gather(combined, n_texts)
+
+    def _combined_states(self, block: Ragged) -> Ragged:
+        if self.layer_combination_ == "scalar_mix":
+            return block
+        factors = self._factors()
+        values = block.values
+        n_rows, n_layers, width = values.shape
+        if factors is None:
+            values = values.reshape(n_rows, 1, n_layers * width)
+        else:
+            values = np.matmul(factors[:1], values.astype(np.float32, copy=False))
+            values = values.astype(block.values.dtype, copy=False)
+        return Ragged(values, block.starts, block.counts)
+
+    def _factors_of_states(self) -> np.ndarray | None:
+        """Return the factors of layers that `_combined_states` left apart."""
+        factors = self._factors()
+        return factors[0] if factors is not None and self._mixes() else None
 
     # Parameters
 
@@ -511,6 +668,7 @@ or sequence of them, default="auto"
         self.prompt_ = declared.prompt if self.prompt is None else str(self.prompt)
         dtype = check_choice("dtype", self.dtype, _DTYPES)
         self.dtype_ = checkpoint.dtype if dtype == "auto" else dtype
+        check_choice("token_dtype", self.token_dtype, ("float32", "float16"))
         self.n_layers_ = n_layers
         self.width_ = checkpoint.width
         self.fingerprint_ = checkpoint.fingerprint
@@ -574,7 +732,7 @@ or sequence of them, default="auto"
     def _request(self, checkpoint: Checkpoint) -> Request:
         return Request(
             checkpoint=checkpoint,
-            poolings=self.pooling_,
+            poolings=(self._states_name(),) if self._attends() else self.pooling_,
             layers=self.layers_,
             special_tokens=bool(self.special_tokens),
             max_length=self.max_length_,
@@ -584,6 +742,9 @@ or sequence of them, default="auto"
             include_prompt=checkpoint.declared.include_prompt,
             dtype=self.dtype_,
         )
+
+    def _states_name(self) -> str:
+        return "tokens" if self.token_dtype == "float32" else "tokens_float16"
 
     def _refuse_changes(self) -> None:
         """Refuse to transform with parameters that fit has not seen."""

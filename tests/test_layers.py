@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.sparse import csr_array
 
 from sklearn_bert import layers as module
 from sklearn_bert.layers import (
@@ -13,7 +12,6 @@ from sklearn_bert.layers import (
     coefficients,
     combine,
     feature_names,
-    fit_scalar_mix,
     resolve_layers,
 )
 
@@ -124,83 +122,6 @@ def test_names_say_layer_pooling_and_dimension():
     assert feature_names((1, 2), ("cls",), (1.0, 2.0), 1) == [
         "layers1to2_weighted_sum_cls_0"
     ]
-
-
-def informative(kind, *, layer=2, n_texts=300, seed=0):
-    """Return a block in which only one layer carries the target, and the target."""
-    rng = np.random.default_rng(seed)
-    values = block(n_texts, 1, 4, 8, seed)
-    values *= np.array([1, 30, 0.1, 5], dtype=np.float32)[:, np.newaxis]
-    signal = values[:, 0, layer] @ rng.normal(size=(8, 3)) / values[:, 0, layer].std()
-    if kind == "multiclass":
-        return values, np.array(["a", "b", "c"])[signal.argmax(axis=1)]
-    if kind == "multilabel":
-        return values, (signal > 0).astype(int)
-    return values, 7 + 3 * signal[:, 0] if kind == "number" else signal[:, 0] > 0
-
-
-@pytest.mark.parametrize("kind", ["binary", "multiclass", "multilabel", "number"])
-def test_scalar_mix_finds_the_layer_that_carries_the_target(kind):
-    mix = fit_scalar_mix(*informative(kind, n_texts=3000))
-    assert mix.weights[2] > 0.7
-    assert mix.weights.sum() == pytest.approx(1)
-
-
-def test_many_whole_numbers_are_numbers_and_not_classes():
-    values, y = informative("number", n_texts=1000)
-    whole = fit_scalar_mix(values, np.round(1000 * y).astype(int))
-    exact = fit_scalar_mix(values, y)
-    np.testing.assert_allclose(whole.weights, exact.weights, atol=0.02)
-
-
-def test_a_sparse_multilabel_target_is_read():
-    values, y = informative("multilabel")
-    sparse = fit_scalar_mix(values, csr_array(y))
-    np.testing.assert_allclose(sparse.weights, fit_scalar_mix(values, y).weights)
-
-
-def test_scalar_mix_does_not_favour_layers_of_large_norm():
-    values, y = informative("binary")
-    scaled = values * np.array([1, 1, 1000, 1], dtype=np.float32)[:, np.newaxis]
-    mix, other = fit_scalar_mix(values, y), fit_scalar_mix(scaled, y)
-    np.testing.assert_allclose(mix.weights, other.weights, atol=1e-3)
-
-
-@pytest.mark.parametrize("kind", ["binary", "multilabel", "number"])
-def test_scalar_mix_gradient_equals_finite_differences(kind, monkeypatch):
-    seen = {}
-
-    def capture(objective, start, **_):
-        seen.update(objective=objective, start=start)
-        raise InterruptedError
-
-    monkeypatch.setattr("scipy.optimize.minimize", capture)
-    values, y = informative(kind, n_texts=20)
-    with pytest.raises(InterruptedError):
-        fit_scalar_mix(values, y)
-    theta = np.random.default_rng(1).normal(size=seen["start"].shape, scale=0.3)
-    steps = 1e-2 * np.eye(len(theta))  # float32 matrices: larger steps, central
-    loss = [[seen["objective"](theta + s * d)[0] for d in steps] for s in (1, -1)]
-    numeric = np.subtract(*loss) / 2e-2
-    np.testing.assert_allclose(seen["objective"](theta)[1], numeric, atol=1e-3)
-
-
-@pytest.mark.parametrize(
-    ("y", "message"),
-    [
-        (None, r"learns layer weights from y, got y=None"),
-        ([0] * 5, r"needs at least two classes in y"),
-        ([0, 1], r"y has 2 rows for 5 texts"),
-        (3, r"y has 0 rows for 5 texts"),
-        (
-            [["a", "b"]] * 4 + [["b", "c"]],
-            r"several columns that are no numbers|Unknown",
-        ),
-    ],
-)
-def test_scalar_mix_refuses_a_target_it_cannot_learn_from(y, message):
-    with pytest.raises(ValueError, match=message):
-        fit_scalar_mix(block(), y)
 
 
 def test_every_public_name_exists():

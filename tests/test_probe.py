@@ -30,7 +30,7 @@ from sklearn.utils.estimator_checks import check_estimator, parametrize_with_che
 
 from sklearn_bert import BertProbeClassifier, BertVectorizer
 from sklearn_bert.datasets import make_tiny_encoder
-from sklearn_bert.layers import fit_scalar_mix
+from sklearn_bert.learning import fit_scalar_mix
 
 # Most tests encode a few texts again and again, and would be told how to avoid it.
 pytestmark = pytest.mark.filterwarnings("ignore:.* encoded for the third time")

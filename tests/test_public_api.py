@@ -22,8 +22,8 @@ def test_vectorizer_parameters_and_their_order():
     assert list(parameters) == [
         "model", "layer", "layer_combination", "pooling", "special_tokens", "normalize",
         "max_length", "overflow", "stride", "prompt", "missing", "memory",
-        "store_layers", "batch_size", "device", "dtype", "n_jobs", "revision",
-        "local_files_only", "trust_remote_code", "verbose",
+        "store_layers", "batch_size", "device", "dtype", "token_dtype", "n_jobs",
+        "revision", "local_files_only", "trust_remote_code", "verbose",
     ]  # fmt: skip
     kinds = {p.kind for name, p in parameters.items() if name != "model"}
     assert kinds == {inspect.Parameter.KEYWORD_ONLY}

@@ -1,0 +1,294 @@
+"""Layer weights and token queries learned from labels."""
+
+import numpy as np
+import pytest
+from scipy.sparse import csr_array
+from scipy.special import softmax
+
+from sklearn_bert import learning as module
+from sklearn_bert.layers import coefficients
+from sklearn_bert.learning import attend, fit_scalar_mix, fit_token_attention
+from sklearn_bert.ragged import Ragged
+
+
+def block(n_texts=5, n_poolings=2, n_layers=3, width=4, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(n_texts, n_poolings, n_layers, width)).astype(np.float32)
+
+
+def informative(kind, *, layer=2, n_texts=300, seed=0):
+    """Return a block in which only one layer carries the target, and the target."""
+    rng = np.random.default_rng(seed)
+    values = block(n_texts, 1, 4, 8, seed)
+    values *= np.array([1, 30, 0.1, 5], dtype=np.float32)[:, np.newaxis]
+    signal = values[:, 0, layer] @ rng.normal(size=(8, 3)) / values[:, 0, layer].std()
+    if kind == "multiclass":
+        return values, np.array(["a", "b", "c"])[signal.argmax(axis=1)]
+    if kind == "multilabel":
+        return values, (signal > 0).astype(int)
+    return values, 7 + 3 * signal[:, 0] if kind == "number" else signal[:, 0] > 0
+
+
+@pytest.mark.parametrize("kind", ["binary", "multiclass", "multilabel", "number"])
+def test_scalar_mix_finds_the_layer_that_carries_the_target(kind):
+    mix = fit_scalar_mix(*informative(kind, n_texts=3000), C=1.0)
+    assert mix.weights[2] > 0.9
+    assert mix.weights.sum() == pytest.approx(1)
+
+
+def test_many_whole_numbers_are_numbers_and_not_classes():
+    values, y = informative("number", n_texts=1000)
+    whole = fit_scalar_mix(values, np.round(1000 * y).astype(int))
+    exact = fit_scalar_mix(values, y)
+    np.testing.assert_allclose(whole.weights, exact.weights, atol=0.02)
+
+
+def test_a_sparse_multilabel_target_is_read():
+    values, y = informative("multilabel")
+    sparse = fit_scalar_mix(values, csr_array(y))
+    np.testing.assert_allclose(sparse.weights, fit_scalar_mix(values, y).weights)
+
+
+def test_scalar_mix_does_not_favour_layers_of_large_norm():
+    values, y = informative("binary")
+    scaled = values * np.array([1, 1, 1000, 1], dtype=np.float32)[:, np.newaxis]
+    mix, other = fit_scalar_mix(values, y), fit_scalar_mix(scaled, y)
+    np.testing.assert_allclose(mix.weights, other.weights, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["binary", "multilabel", "number"])
+def test_scalar_mix_gradient_equals_finite_differences(kind, monkeypatch):
+    seen = {}
+
+    def capture(objective, start, **_):
+        seen.update(objective=objective, start=start)
+        raise InterruptedError
+
+    monkeypatch.setattr("scipy.optimize.minimize", capture)
+    values, y = informative(kind, n_texts=20)
+    with pytest.raises(InterruptedError):
+        fit_scalar_mix(values, y)
+    theta = np.random.default_rng(1).normal(size=seen["start"].shape, scale=0.3)
+    steps = 1e-2 * np.eye(len(theta))  # float32 matrices: larger steps, central
+    loss = [[seen["objective"](theta + s * d)[0] for d in steps] for s in (1, -1)]
+    numeric = np.subtract(*loss) / 2e-2
+    np.testing.assert_allclose(seen["objective"](theta)[1], numeric, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [
+        (None, r"learns from y, got y=None"),
+        ([0] * 5, r"needs at least two classes in y"),
+        ([0, 1], r"y has 2 rows for 5 texts"),
+        (3, r"y has 0 rows for 5 texts"),
+        (
+            [["a", "b"]] * 4 + [["b", "c"]],
+            r"several columns that are no numbers|Unknown",
+        ),
+    ],
+)
+def test_scalar_mix_refuses_a_target_it_cannot_learn_from(y, message):
+    with pytest.raises(ValueError, match=message):
+        fit_scalar_mix(block(), y)
+
+
+# Tokens
+
+
+def marked(n_texts=400, n_layers=1, width=8, seed=0, dtype=np.float32):
+    """Return texts of which one token decides the label, and where it is.
+
+    That token is marked in its first features and carries the label in the last.
+    """
+    rng = np.random.default_rng(seed)
+    counts = rng.integers(3, 12, size=n_texts)
+    rows = Ragged.end_to_end(
+        rng.normal(size=(counts.sum(), n_layers, width)).astype(dtype), counts
+    )
+    y = rng.integers(0, 2, size=n_texts)
+    places = rng.integers(0, counts)
+    for states, place, label in zip(rows, places, y, strict=True):
+        states[place, -1, :2] = 4
+        states[:, -1, -1] *= 3
+        states[place, -1, -1] = 2 * label - 1
+    return rows, y, places
+
+
+def test_attention_finds_the_token_that_decides():
+    rows, y, places = marked()
+    query, mix = fit_token_attention(rows, y, C=1.0)
+    assert mix is None
+    vectors, weights = attend(rows, query)
+    on_it = [part[place] for part, place in zip(weights, places, strict=True)]
+    assert np.mean(on_it) > 0.9
+    assert np.mean((vectors[:, -1] > 0) == y) > 0.97
+    plain, _ = attend(rows, np.zeros_like(query))
+    assert np.mean((plain[:, -1] > 0) == y) < 0.75
+
+
+def test_attention_and_layer_weights_are_found_together():
+    rows, y, places = marked(n_layers=3)
+    query, mix = fit_token_attention(rows, y, learns_layers=True, C=1.0)
+    factors = coefficients("scalar_mix", 1, 3, mix)
+    _, weights = attend(rows, query, factors[0])
+    on_it = [part[place] for part, place in zip(weights, places, strict=True)]
+    assert np.mean(on_it) > 0.9
+    assert mix.weights[2] > 0.9
+
+
+def test_without_labels_that_say_anything_attention_stays_near_the_mean():
+    rows, y, _ = marked()
+    query, _ = fit_token_attention(rows, np.random.default_rng(1).permutation(y))
+    _, weights = attend(rows, query)
+    assert np.abs(weights.rows - np.repeat(1 / rows.counts, rows.counts)).mean() < 0.05
+
+
+def test_attending_is_a_softmax_over_each_text():
+    rng = np.random.default_rng(0)
+    rows = Ragged.end_to_end(
+        rng.normal(size=(9, 2, 4)).astype(np.float32), np.array([3, 0, 1, 5])
+    )
+    query, factors = rng.normal(size=4).astype(np.float32), np.array([0.5, 2.0])
+    rows = rows[np.array([3, 1, 0, 0, 2])]  # any order; equal texts share rows
+    vectors, weights = attend(rows, query, factors.astype(np.float32))
+    for states, vector, part in zip(rows, vectors, weights, strict=True):
+        mixed = np.tensordot(factors, states, axes=(0, 1))
+        expected = softmax(mixed @ query) if len(mixed) else np.zeros(0)
+        np.testing.assert_allclose(part, expected, atol=1e-6)
+        np.testing.assert_allclose(vector, expected @ mixed, atol=1e-5)
+
+
+def test_a_query_of_zero_is_the_mean():
+    rows, _, _ = marked(n_texts=20)
+    vectors, _ = attend(rows, np.zeros(8, dtype=np.float32))
+    expected = [states[:, 0].mean(axis=0) for states in rows]
+    np.testing.assert_allclose(vectors, expected, atol=1e-6)
+
+
+def test_mixing_layers_before_or_after_the_mean_is_the_same():
+    rows, _, _ = marked(n_texts=20, n_layers=3)
+    factors = np.array([0.2, 0.5, 3.0], dtype=np.float32)
+    before, _ = attend(rows, np.zeros(8, dtype=np.float32), factors)
+    after = [np.tensordot(factors, s.mean(axis=0), axes=1) for s in rows]
+    np.testing.assert_allclose(before, after, atol=1e-5)
+
+
+@pytest.mark.parametrize("learns_layers", [False, True])
+@pytest.mark.parametrize("scale_layers", [False, True])
+@pytest.mark.parametrize("batch_bytes", [1, 2**22])
+def test_attention_gradient_equals_finite_differences(
+    learns_layers, scale_layers, batch_bytes, monkeypatch
+):
+    seen = {}
+
+    def capture(objective, start, **_):
+        seen.update(objective=objective, start=start)
+        raise InterruptedError
+
+    monkeypatch.setattr("scipy.optimize.minimize", capture)
+    monkeypatch.setattr(module, "_BATCH_BYTES", batch_bytes)
+    rows, _, _ = marked(n_texts=12, n_layers=3 if learns_layers else 1, width=4)
+    rows.counts[3] = 0  # a text without a token
+    y = np.arange(12) % 3
+    weights = np.linspace(0, 2, 12)
+    with pytest.raises(InterruptedError):
+        fit_token_attention(
+            rows, y, learns_layers=learns_layers, scale_layers=scale_layers,
+            sample_weight=weights, C=1.0,
+        )  # fmt: skip
+    theta = np.random.default_rng(1).normal(size=seen["start"].shape, scale=0.3)
+    steps = 1e-2 * np.eye(len(theta))  # float32 matrices: larger steps, central
+    loss = [[seen["objective"](theta + s * d)[0] for d in steps] for s in (1, -1)]
+    numeric = np.subtract(*loss) / 2e-2
+    np.testing.assert_allclose(seen["objective"](theta)[1], numeric, atol=1e-3)
+
+
+def naive_objective(theta, rows, y, C):
+    """Loss of query, mix and head written text by text, in float64."""
+    n_layers, width = rows.values.shape[1:]
+    flat = np.concatenate(list(rows)).astype(np.float64)
+    scales = np.sqrt(flat.var(axis=0).mean(axis=1))
+    logits, (log_gamma,), query, head, intercept = np.split(
+        theta, np.cumsum([n_layers, 1, width, 2 * width])
+    )
+    head = head.reshape(width, 2)
+    factors = np.exp(log_gamma) * softmax(logits)
+    total = 0.0
+    for states, label in zip(rows, y, strict=True):
+        scaled = (states - flat.mean(axis=0)) / scales[:, np.newaxis]
+        mixed = np.einsum("l,nlw->nw", factors, scaled)
+        vector = softmax(mixed @ query) @ mixed
+        total -= np.log(softmax(vector @ head + intercept))[label] / len(rows)
+    strength = np.full(len(theta), 1 / (C * len(rows)))
+    strength[:n_layers] *= 0.1
+    strength[n_layers + 1 : n_layers + 1 + width] *= 10
+    strength[-2:] = 0
+    return total + 0.5 * strength @ theta**2
+
+
+def test_the_objective_equals_one_written_text_by_text(monkeypatch):
+    seen = {}
+
+    def capture(objective, start, **_):
+        seen.update(objective=objective, start=start)
+        raise InterruptedError
+
+    monkeypatch.setattr("scipy.optimize.minimize", capture)
+    rows, y, _ = marked(n_texts=30, n_layers=3)
+    with pytest.raises(InterruptedError):
+        fit_token_attention(rows, y, learns_layers=True, C=0.5)
+    rng = np.random.default_rng(1)
+    for _ in range(3):
+        theta = rng.normal(size=seen["start"].shape, scale=0.3)
+        expected = naive_objective(theta, rows, y, 0.5)
+        assert seen["objective"](theta)[0] == pytest.approx(expected, abs=1e-5)
+
+
+def test_scaling_a_layer_or_a_feature_changes_nothing():
+    rows, y, _ = marked(n_texts=200, n_layers=2)
+    one = Ragged.end_to_end(rows.values[:, 1:], rows.counts)
+    factors = np.array([1, 100, 1, 1, 0.01, 1, 1, 1], dtype=np.float32)
+    scaled = Ragged.end_to_end(one.values * factors, rows.counts)
+    (_, a), (_, b) = (
+        attend(each, fit_token_attention(each, y)[0]) for each in (one, scaled)
+    )
+    np.testing.assert_allclose(a.rows, b.rows, atol=1e-2)
+    volumes = np.array([100, 1], dtype=np.float32)[:, np.newaxis]
+    louder = Ragged.end_to_end(rows.values * volumes, rows.counts)
+    _, mix = fit_token_attention(rows, y, learns_layers=True)
+    _, other = fit_token_attention(louder, y, learns_layers=True)
+    np.testing.assert_allclose(mix.weights, other.weights, atol=1e-2)
+
+
+def test_half_precision_states_and_repeated_texts_are_learned_from():
+    rows, y, _ = marked(n_texts=300)
+    half = Ragged.end_to_end(rows.values.astype(np.float16), rows.counts)
+    which = np.r_[:300, :50]
+    whole = np.concatenate([list(rows)[i] for i in which])
+    copied = Ragged.end_to_end(whole, rows.counts[which])
+    query, _ = fit_token_attention(copied, y[which])
+    for other in (rows[which], half[which]):
+        again, _ = fit_token_attention(other, y[which])
+        np.testing.assert_allclose(again, query, atol=2e-2)
+
+
+def test_weights_of_texts_count_like_copies():
+    rows, y, _ = marked(n_texts=100)
+    which = np.r_[:100, :40]
+    weights = np.r_[np.full(40, 2.0), np.ones(60)] * 100 / 140
+    # Penalties are per text, so that C follows their number.
+    a, _ = fit_token_attention(rows[which], y[which], C=1.0, scale_layers=False)
+    b, _ = fit_token_attention(
+        rows, y, C=1.4, sample_weight=weights, scale_layers=False
+    )
+    np.testing.assert_allclose(a, b, atol=5e-2)
+
+
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [(None, r"learns from y, got y=None"), ([0] * 5, r"at least two classes in y")],
+)
+def test_attention_refuses_a_target_it_cannot_learn_from(y, message):
+    with pytest.raises(ValueError, match=f"pooling='learned_attention' .*{message}"):
+        fit_token_attention(marked(n_texts=5)[0], y)
