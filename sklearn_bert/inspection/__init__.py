@@ -5,7 +5,7 @@ question; none needs matplotlib until something is drawn, and none imports anoth
 `_drawing`.
 
 Level 7 of the module map: the modules in here import `_validation`, `checkpoint`,
-`features`, `geometry` and `vectorizer`.
+`features`, `geometry`, `tokenizer` and `vectorizer`.
 """
 
 from ..geometry import (
@@ -30,30 +30,49 @@ from ._geometry import (
     layer_similarity,
 )
 from ._pairs import PairComparison, PairsDisplay, compare_pairs
-from ._sweep import LayerSweep, LayerSweepDisplay, layer_sweep
+from ._probing import (
+    DescriptionLength,
+    LayerProbes,
+    ProbingDisplay,
+    Selectivity,
+    control_labels,
+    minimum_description_length,
+    probe_layers,
+    selectivity,
+)
+from ._sweep import LayerSweep, LayerSweepDisplay, SweepComparison, layer_sweep
 
 __all__ = [
     "Anisotropy",
+    "DescriptionLength",
     "ExplainedVariance",
     "FeatureHistogramDisplay",
     "LayerGeometry",
     "LayerGeometryDisplay",
+    "LayerProbes",
     "LayerSimilarity",
     "LayerSimilarityDisplay",
     "LayerSweep",
     "LayerSweepDisplay",
     "PairComparison",
     "PairsDisplay",
+    "ProbingDisplay",
     "ProjectionDisplay",
+    "Selectivity",
+    "SweepComparison",
     "alignment",
     "anisotropy",
     "compare_pairs",
+    "control_labels",
     "effective_rank",
     "explained_variance",
     "layer_geometry",
     "layer_similarity",
     "layer_sweep",
     "linear_cka",
+    "minimum_description_length",
     "outlier_dimensions",
+    "probe_layers",
+    "selectivity",
     "uniformity",
 ]
