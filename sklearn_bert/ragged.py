@@ -9,6 +9,7 @@ Level 0 of the module map: imports nothing of the package.
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -95,19 +96,20 @@ class Ragged:
         return self.values[expand(self.starts, self.counts)]
 
     def batches(self, n_rows: int) -> Iterator[tuple[Indices, NDArray[Any]]]:
-        """Yield texts and their rows, as they lie, about `n_rows` rows at a time.
+        """Yield texts in order and their rows, about `n_rows` rows at a time.
 
         Yields
         ------
         which : ndarray of shape (n_which,)
-            Texts; each comes once.
+            Texts.
         rows : ndarray
-            Their rows end to end: a view, if no rows are shared.
+            Their rows, see `rows`.
         """
-        order = np.lexsort((self.counts, self.starts))
-        batch_of = starts_of(self.counts[order]) // max(1, n_rows)
-        for which in np.split(order, np.flatnonzero(np.diff(batch_of)) + 1):
-            if len(which):
+        batch_of = starts_of(self.counts) // max(1, n_rows)
+        bounds = [0, *(np.flatnonzero(np.diff(batch_of)) + 1).tolist(), len(self)]
+        for a, b in itertools.pairwise(bounds):
+            if a < b:
+                which = np.arange(a, b)
                 yield which, self[which].rows
 
 
@@ -147,19 +149,41 @@ class Spool:
             self._blocks.clear()
 
     def finish(self) -> Ragged:
-        """Return all texts."""
+        """Return all texts; in memory, rows lie in the order of the texts."""
         shape, dtype = self._kind or ((), np.dtype(np.float32))
         values: NDArray[Any]
-        if self._file is None:
-            values = np.concatenate([np.empty((0, *shape), dtype), *self._blocks])
-            self._blocks.clear()
-        else:
+        if self._file is not None:
             self._file.flush()
             values = np.memmap(
                 self._file, dtype=dtype, mode="r", shape=(self._n_rows, *shape)
             )
             self._file.close()  # the map keeps what it needs
-        return Ragged(values, self._starts, self._counts)
+            return Ragged(values, self._starts, self._counts)
+        # Equal texts share rows: each begins where the first of them does.
+        old, first, inverse = np.unique(
+            self._starts, return_index=True, return_inverse=True
+        )
+        order = np.argsort(first)
+        counts = (
+            np.maximum.reduceat(
+                self._counts[np.argsort(inverse, kind="stable")],
+                starts_of(np.bincount(inverse)),
+            )
+            if len(old)
+            else old
+        )
+        new = np.empty_like(old)
+        new[order] = starts_of(counts[order])
+        values = np.empty((self._n_rows, *shape), dtype)
+        shift = 0
+        for block in self._blocks:
+            a, b = np.searchsorted(old, [shift, shift + len(block)])
+            values[expand(new[a:b], counts[a:b])] = block[
+                expand(old[a:b] - shift, counts[a:b])
+            ]
+            shift += len(block)
+        self._blocks.clear()
+        return Ragged(values, new[inverse], self._counts)
 
 
 def gather(blocks: Iterable[tuple[Indices, Ragged]], n_texts: int) -> Ragged:
