@@ -190,7 +190,7 @@ def combine(block: FloatArray, factors: FloatArray | None, out: FloatArray) -> N
         out[...] = block.reshape(len(block), -1)
         return
     n_texts, n_poolings, _, width = block.shape
-    mixed = np.einsum("nplw,pl->npw", block, factors, optimize=True)
+    mixed = np.matmul(factors[:, np.newaxis], block)  # (n_texts, n_poolings, 1, width)
     out[...] = mixed.reshape(n_texts, n_poolings * width)
 
 

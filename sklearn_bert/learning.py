@@ -25,9 +25,14 @@ __all__ = ["attend", "fit_scalar_mix", "fit_token_attention"]
 FloatArray = NDArray[np.float32]
 Theta = NDArray[np.float64]
 
-# Of layer logits, log(gamma), query, head and intercepts. Measured on six tasks of 1,000
-# texts: less on the query learns single words by heart, more finds no token that counts.
-_PENALTIES = (0.1, 1.0, 10.0, 1.0, 0.0)
+# Of layer logits, query, head and intercepts. Measured on six tasks of 1,000 texts:
+# with less on the query it learns single words by heart, with more it finds no token
+# that counts.
+_PENALTIES = (0.1, 10.0, 1.0, 0.0)
+# By how much the logits' axis is stretched for the minimiser, which then needs half of
+# the steps; less and more were worse on four tasks.
+_STRETCH = 3.0
+_FEW_OUTPUTS = 16
 _BATCH_BYTES = 2**22  # of token states worked on at once: they stay in the cache
 
 
@@ -78,25 +83,31 @@ def fit_scalar_mix(
     Place".
     """
     labels = _Labels(y, len(block), sample_weight, "layer_combination='scalar_mix'")
-    n_texts, _, n_layers, _ = block.shape
-    centred = block - _average(block, labels.share)
-    # (n_poolings, n_layers)
-    scales = np.ones(block.shape[1:3], dtype=np.float32)
-    if scale_layers:
-        scales = _spread(np.sqrt(_average(centred**2, labels.share).mean(axis=2)))
-    centred /= scales[np.newaxis, :, :, np.newaxis]
-    # (n_layers, n_texts, n_poolings * width)
-    layers = np.ascontiguousarray(np.moveaxis(centred, 2, 0)).reshape(
-        n_layers, n_texts, -1
-    )
-    model = _Model(labels, layers.shape[2], C, n_layers=n_layers)
-    every = np.arange(n_texts)
+    n_texts, n_poolings, n_layers, width = block.shape
+    means, scales = _moments_of_texts(block, labels.share)
+    if not scale_layers:
+        scales = np.ones_like(scales)
+    n_features = n_poolings * width
+    model = _Model(labels, n_features, C, n_layers=n_layers)
+    # Parts that fit in the cache, each (n_texts_in_it, n_layers, n_features).
+    size = max(1, _BATCH_BYTES // (4 * n_layers * n_features))
+    spans = [np.arange(a, min(a + size, n_texts)) for a in range(0, n_texts, size)]
+    layers = [
+        np.moveaxis((block[span] - means) / scales[:, :, np.newaxis], 2, 1).reshape(
+            len(span), n_layers, n_features
+        )
+        for span in spans
+    ]
+    # With few outputs each layer is projected; with many, layers are mixed first.
+    add = model.add_projected if model.n_outputs <= _FEW_OUTPUTS else model.add_mixed
 
     def objective(theta: Theta) -> tuple[float, Theta]:
         parts = model.parts(theta)
-        mixed = np.tensordot(parts.factors, layers, axes=1)
-        loss, towards = model.add_head(parts, mixed, every)
-        slopes = np.array([np.vdot(layer, towards) for layer in layers])
+        loss, slopes = 0.0, np.zeros(n_layers)
+        for which, part in zip(spans, layers, strict=True):
+            of_part, of_layers = add(parts, part, which)
+            loss += of_part
+            slopes += of_layers
         return model.finish(parts, loss, slopes)
 
     return model.mix(model.minimise(objective, max_iter), scales)
@@ -162,7 +173,7 @@ def fit_token_attention(
 
     def objective(theta: Theta) -> tuple[float, Theta]:
         parts = model.parts(theta)
-        factors = (parts.factors if learns_layers else np.ones(1)) / per_layer
+        factors = (parts.weights if learns_layers else np.ones(1)) / per_layer
         factors = factors.astype(np.float32)
         query = (parts.query / per_feature).astype(np.float32)
         centre = factors @ means
@@ -191,9 +202,12 @@ def fit_token_attention(
         return model.finish(parts, loss, slopes / per_layer)
 
     theta = model.minimise(objective, max_iter)
-    query = (model.parts(theta).query / per_feature).astype(np.float32)
-    mix = model.mix(theta, per_layer[np.newaxis]) if learns_layers else None
-    return query, mix
+    query = model.parts(theta).query / per_feature
+    mix = None
+    if learns_layers:
+        mix = model.mix(theta, per_layer[np.newaxis])
+        query /= mix.gamma
+    return query.astype(np.float32), mix
 
 
 def attend(
@@ -293,11 +307,18 @@ def _moments(rows: Ragged) -> tuple[FloatArray, FloatArray]:
     return mean.astype(np.float32), deviation.astype(np.float32)
 
 
-def _average(block: FloatArray, share: NDArray[np.float64]) -> FloatArray:
-    """Return the weighted mean over texts."""
-    shares = (share / share.sum()).astype(np.float32)
-    averages: FloatArray = np.tensordot(shares[:, 0], block, axes=1)
-    return averages
+def _moments_of_texts(
+    block: FloatArray, share: NDArray[np.float64]
+) -> tuple[FloatArray, FloatArray]:
+    """Return weighted means, (n_poolings, n_layers, width), and spreads of layers."""
+    shares = (share / share.sum()).astype(np.float32)[:, 0]
+    means: FloatArray = np.tensordot(shares, block, axes=1)
+    variances = np.zeros(block.shape[1:3])
+    for start in range(0, len(block), 256):  # no second copy of the block
+        part = block[start : start + 256] - means
+        squares = np.einsum("nplw,nplw->npl", part, part) / block.shape[3]
+        variances += np.tensordot(shares[start : start + 256], squares, axes=1)
+    return means, _spread(np.sqrt(variances))
 
 
 def _spread(deviations: FloatArray) -> FloatArray:
@@ -313,7 +334,6 @@ class _Parts:
     """A vector of parameters, taken apart; and the gradient of what is not shared."""
 
     weights: FloatArray  # (n_layers,), a softmax
-    gamma: float
     query: Theta
     head: FloatArray  # (n_features, n_outputs)
     intercepts: Theta
@@ -322,16 +342,15 @@ class _Parts:
     gradient_of_head: Theta
     gradient_of_intercepts: Theta
 
-    @property
-    def factors(self) -> FloatArray:
-        return (self.gamma * self.weights).astype(np.float32)
-
 
 class _Model:
-    """Softmax of layer logits, log(gamma), query, linear head and intercepts.
+    """Softmax of layer logits, query, linear head and intercepts, in one vector.
 
-    They follow each other in one vector, and share one L2 penalty of strength
-    1 / (C n_texts), times `_PENALTIES`.
+    They share one L2 penalty of strength 1 / (C n_texts), times `_PENALTIES`.
+
+    The mix's gamma is no parameter here: it scales what query and head multiply, so
+    that only its product with them shows, and the best gamma for a product is known,
+    see `_gamma`. With both free, the minimiser creeps along a valley between them.
     """
 
     def __init__(
@@ -344,22 +363,19 @@ class _Model:
         n_query: int = 0,
     ) -> None:
         self.labels = labels
-        n_outputs = labels.targets.shape[1]
-        sizes = [
-            n_layers, min(n_layers, 1), n_query, n_features * n_outputs, n_outputs,
-        ]  # fmt: skip
+        self.n_outputs = labels.targets.shape[1]
+        self._shape = n_features, self.n_outputs
+        sizes = [n_layers, n_query, n_features * self.n_outputs, self.n_outputs]
         self._ends = np.cumsum(sizes)
-        self._shape = n_features, n_outputs
-        self._penalty = np.repeat(
-            np.array(_PENALTIES) / (C * len(labels.targets)), sizes
-        )
+        self._strength = 1.0 / (C * len(labels.targets))
+        self._penalty = np.repeat(np.array(_PENALTIES), sizes)
+        self._stretch = np.repeat([_STRETCH, 1.0, 1.0, 1.0], sizes)
 
     def parts(self, theta: Theta) -> _Parts:
-        logits, log_gamma, query, head, intercepts = np.split(theta, self._ends[:-1])
+        logits, query, head, intercepts = np.split(theta, self._ends[:-1])
         weights = np.exp(logits - logits.max(initial=-np.inf))
         return _Parts(
             weights=(weights / weights.sum()).astype(np.float32),
-            gamma=float(np.exp(np.clip(log_gamma, -10, 10)).sum()),
             query=query,
             head=head.reshape(self._shape).astype(np.float32),
             intercepts=intercepts,
@@ -387,25 +403,66 @@ class _Model:
         parts.gradient_of_intercepts += residual.sum(axis=0)
         return loss, residual32 @ parts.head.T
 
+    # Of texts by layer, (n_which, n_layers, n_features), two ways of the same: both
+    # return the loss and its gradient for the layers' factors.
+
+    def add_mixed(
+        self, parts: _Parts, layers: FloatArray, which: NDArray[np.intp]
+    ) -> tuple[float, Theta]:
+        loss, towards = self.add_head(parts, _mixed(layers, parts.weights), which)
+        return loss, np.einsum("nlf,nf->l", layers, towards).astype(np.float64)
+
+    def add_projected(
+        self, parts: _Parts, layers: FloatArray, which: NDArray[np.intp]
+    ) -> tuple[float, Theta]:
+        n_texts, n_layers, n_features = layers.shape
+        projected = (layers.reshape(-1, n_features) @ parts.head).reshape(
+            n_texts, n_layers, self.n_outputs
+        )
+        scores = np.einsum("nlk,l->nk", projected, parts.weights)
+        loss, residual = self.labels.loss(scores + parts.intercepts, which)
+        parts.gradient_of_intercepts += residual.sum(axis=0)
+        # (n_outputs, n_layers, n_features)
+        by_layer = (
+            residual.astype(np.float32).T @ layers.reshape(n_texts, -1)
+        ).reshape(-1, n_layers, n_features)
+        parts.gradient_of_head += np.einsum("klf,l->fk", by_layer, parts.weights)
+        return loss, np.einsum("klf,fk->l", by_layer, parts.head).astype(np.float64)
+
     def finish(self, parts: _Parts, loss: float, slopes: Theta) -> tuple[float, Theta]:
-        """Return the objective and its gradient, given that of the layers' factors."""
-        layers: list[Theta] = []
-        if len(parts.weights):
-            mean = parts.weights @ slopes
-            layers = [
-                parts.gamma * parts.weights * (slopes - mean),
-                np.array([parts.gamma * mean]),
-            ]
+        """Return the objective and its gradient, given that of the layers' weights."""
+        weights, penalty = parts.weights, self._penalty * parts.theta
+        of_logits: Theta = np.empty(0)
+        if len(weights):
+            of_logits = weights * (slopes - weights @ slopes)
         gradient = np.concatenate(
             [
-                *layers,
+                of_logits,
                 parts.gradient_of_query,
                 parts.gradient_of_head.ravel(),
                 parts.gradient_of_intercepts,
             ]
         )
-        penalty = self._penalty * parts.theta
-        return loss + 0.5 * float(penalty @ parts.theta), gradient + penalty
+        squares = penalty * parts.theta
+        total = squares.sum()
+        if len(weights):
+            n_layers = len(weights)
+            gamma = self._gamma(parts.theta)
+            penalty[n_layers:] /= gamma**2
+            total = squares[:n_layers].sum() + np.log(gamma) + np.log(gamma) ** 2
+        loss += 0.5 * self._strength * float(total)
+        return loss, gradient + self._strength * penalty
+
+    def _gamma(self, theta: Theta) -> float:
+        """Return the gamma that is best for these products of it with query and head.
+
+        It minimises squares / gamma**2 + log(gamma)**2.
+        """
+        from scipy.special import lambertw
+
+        shared = slice(self._ends[0], None)
+        squares = float((self._penalty[shared] * theta[shared] ** 2).sum())
+        return float(np.exp(lambertw(2.0 * squares).real / 2.0))
 
     def minimise(
         self, objective: Callable[[Theta], tuple[float, Theta]], max_iter: int
@@ -413,13 +470,21 @@ class _Model:
         from scipy.optimize import minimize
 
         start = np.zeros_like(self._penalty)
-        options = {"maxiter": max_iter}
-        found = minimize(objective, start, jac=True, method="L-BFGS-B", options=options)
-        return np.asarray(found.x)
+        # Weights are right to a hundredth then; what follows converges by itself.
+        options = {
+            "maxiter": max_iter, "gtol": 3e-4, "ftol": 64 * np.finfo(float).eps,
+        }  # fmt: skip
+
+        def stretched(theta: Theta) -> tuple[float, Theta]:
+            loss, gradient = objective(theta * self._stretch)
+            return loss, gradient * self._stretch
+
+        found = minimize(stretched, start, jac=True, method="L-BFGS-B", options=options)
+        return np.asarray(found.x * self._stretch)
 
     def mix(self, theta: Theta, scales: FloatArray) -> ScalarMix:
-        parts = self.parts(theta)
-        return ScalarMix(parts.weights, parts.gamma, scales.astype(np.float32))
+        weights, gamma = self.parts(theta).weights, self._gamma(theta)
+        return ScalarMix(weights, gamma, scales.astype(np.float32))
 
 
 class _Labels:
@@ -483,6 +548,8 @@ def _encode_target(
                 f"{who} needs at least two classes in y, "
                 f"got one class: {classes[:1].tolist()[0]!r}."
             )
+        if len(classes) == 2:  # one column, as in LogisticRegression
+            return codes[:, np.newaxis].astype(np.float64), False, False
         return np.eye(len(classes))[codes], True, False
     try:
         targets = y.reshape(len(y), -1).astype(np.float64)

@@ -204,30 +204,24 @@ def test_attention_gradient_equals_finite_differences(
     np.testing.assert_allclose(seen["objective"](theta)[1], numeric, atol=1e-3)
 
 
-def naive_objective(theta, rows, y, C):
-    """Loss of query, mix and head written text by text, in float64."""
-    n_layers, width = rows.values.shape[1:]
+def naive_objective(logits, gamma, query, head, intercept, rows, y, C):
+    """Loss and penalties of a mix, a query and a head, text by text, in float64."""
     flat = np.concatenate(list(rows)).astype(np.float64)
     scales = np.sqrt(flat.var(axis=0).mean(axis=1))
-    logits, (log_gamma,), query, head, intercept = np.split(
-        theta, np.cumsum([n_layers, 1, width, 2 * width])
-    )
-    head = head.reshape(width, 2)
-    factors = np.exp(log_gamma) * softmax(logits)
+    factors = gamma * softmax(logits)
     total = 0.0
     for states, label in zip(rows, y, strict=True):
         scaled = (states - flat.mean(axis=0)) / scales[:, np.newaxis]
         mixed = np.einsum("l,nlw->nw", factors, scaled)
         vector = softmax(mixed @ query) @ mixed
-        total -= np.log(softmax(vector @ head + intercept))[label] / len(rows)
-    strength = np.full(len(theta), 1 / (C * len(rows)))
-    strength[:n_layers] *= 0.1
-    strength[n_layers + 1 : n_layers + 1 + width] *= 10
-    strength[-2:] = 0
-    return total + 0.5 * strength @ theta**2
+        score = vector @ head + intercept
+        total += np.log1p(np.exp(-score if label else score)) / len(rows)
+    squares = 0.1 * logits @ logits + np.log(gamma) ** 2
+    squares += 10 * query @ query + head @ head
+    return total + 0.5 * squares / (C * len(rows))
 
 
-def test_the_objective_equals_one_written_text_by_text(monkeypatch):
+def test_the_objective_is_that_of_the_best_gamma_written_text_by_text(monkeypatch):
     seen = {}
 
     def capture(objective, start, **_):
@@ -235,14 +229,22 @@ def test_the_objective_equals_one_written_text_by_text(monkeypatch):
         raise InterruptedError
 
     monkeypatch.setattr("scipy.optimize.minimize", capture)
+    monkeypatch.setattr(module, "_STRETCH", 1.0)
     rows, y, _ = marked(n_texts=30, n_layers=3)
     with pytest.raises(InterruptedError):
         fit_token_attention(rows, y, learns_layers=True, C=0.5)
     rng = np.random.default_rng(1)
     for _ in range(3):
         theta = rng.normal(size=seen["start"].shape, scale=0.3)
-        expected = naive_objective(theta, rows, y, 0.5)
-        assert seen["objective"](theta)[0] == pytest.approx(expected, abs=1e-5)
+        logits, query, head, (intercept,) = np.split(theta, [3, 11, 19])
+        # Query and head hold their product with gamma.
+        objectives = [
+            naive_objective(
+                logits, gamma, query / gamma, head / gamma, intercept, rows, y, 0.5
+            )
+            for gamma in np.geomspace(0.5, 5, 400)
+        ]
+        assert seen["objective"](theta)[0] == pytest.approx(min(objectives), abs=1e-5)
 
 
 def test_scaling_a_layer_or_a_feature_changes_nothing():
