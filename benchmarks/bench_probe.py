@@ -6,7 +6,8 @@ subjectivity, intents of CLINC150 and six probing tasks on UD English EWT. From 
 1,200 texts drawn at random; five stratified splits into two thirds to train on and a
 third to score.
 Every row is a `BertProbeClassifier` with its defaults (standardized features, linear
-head, C=0.01) and another `layer`. Reported are the mean accuracy over the splits, the
+head, C=0.01) and another `layer`, under mean pooling or learned attention (token states
+in float16). Reported are the mean accuracy over the splits, the
 mean difference to the last layer on the same split with its standard deviation over
 splits, and how often each layer was chosen by "cv" or weighted most by "mix". All rows
 read the features of one pass from one store. Without the data, docstring summaries of
@@ -40,12 +41,17 @@ TASKS = {
     "number of the subject": "probing_ud_ewt/subj_number.csv.gz",
     "number of the object": "probing_ud_ewt/obj_number.csv.gz",
 }
-LAYERS = {
-    "last layer": -1,
-    'best by "cv"': "cv",
-    "concat of last four": [-4, -3, -2, -1],
-    '"mix"': "mix",
+ATTENTION = {"pooling": "learned_attention", "token_dtype": "float16"}
+# The one with the states of all layers comes first, so that the others find theirs.
+PROBES = {
+    '"mix", learned attention': {"layer": "mix", **ATTENTION},
+    "last layer, learned attention": {"layer": -1, **ATTENTION},
+    "last layer": {"layer": -1},
+    'best by "cv"': {"layer": "cv"},
+    "concat of last four": {"layer": [-4, -3, -2, -1]},
+    '"mix"': {"layer": "mix"},
 }
+SHOWN = [*list(PROBES)[2:], *list(PROBES)[1::-1]]
 
 
 def read(data: Path, n_texts: int) -> dict[str, tuple[list[str], np.ndarray]]:
@@ -82,17 +88,17 @@ def compare(
     kept = [i for i, label in enumerate(labels) if counts[label] >= 3]
     texts, labels = [texts[i] for i in kept], labels[kept]
     splits = StratifiedShuffleSplit(n_splits, test_size=1 / 3, random_state=0)
-    scores: dict[str, list[float]] = {name: [] for name in LAYERS}
-    layers: dict[str, list[int]] = {name: [] for name in LAYERS}
+    scores: dict[str, list[float]] = {name: [] for name in PROBES}
+    layers: dict[str, list[int]] = {name: [] for name in PROBES}
     for train, test in splits.split(texts, labels):
-        for name, layer in LAYERS.items():
+        for name, params in PROBES.items():
             probe = BertProbeClassifier(
-                layer=layer, pooling="mean", normalize=False, memory=memory
+                **{"pooling": "mean", **params}, normalize=False, memory=memory
             )
             probe.fit([texts[i] for i in train], labels[train])
             score = probe.score([texts[i] for i in test], labels[test])
             scores[name].append(round(float(score), 4))
-            if name == '"mix"':
+            if name.startswith('"mix"'):
                 layers[name].append(int(probe.layer_weights_.argmax()))
             elif name == 'best by "cv"':
                 layers[name].append(probe.layers_[0])
@@ -119,7 +125,7 @@ def report(results: dict) -> str:
     rows = []
     for task, facts in results["cases"].items():
         cells = [task, f"{facts['rows']['last layer']['accuracy']:.3f}"]
-        for name in LAYERS:
+        for name in SHOWN:
             if name != "last layer":
                 row = facts["rows"][name]
                 cells.append(
@@ -129,7 +135,7 @@ def report(results: dict) -> str:
         chosen = Counter(facts["rows"]['best by "cv"']["layers"])
         cells.append(", ".join(f"{k} ({n}x)" for k, n in chosen.most_common()))
         rows.append(cells)
-    return common.table(("task", *LAYERS, 'chosen by "cv"'), rows)
+    return common.table(("task", *SHOWN, 'chosen by "cv"'), rows)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -145,11 +151,11 @@ def main() -> None:
     options = common.parse(__doc__, add_options, short)
     warnings.simplefilter("ignore")  # truncation, rare classes
     keeper = common.Keeper("probe", options)
-    with tempfile.TemporaryDirectory() as memory:
-        for task, (texts, labels) in read(options.data, options.texts).items():
-            if task in options.tasks or task not in TASKS:
+    for task, (texts, labels) in read(options.data, options.texts).items():
+        if task in options.tasks or task not in TASKS:
+            with tempfile.TemporaryDirectory() as memory:  # states take gigabytes
                 keeper.add(task, compare(texts, labels, options.splits, memory))
-                common.say(f"{task}: done")
+            common.say(f"{task}: done")
     print(report(keeper.results))
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +32,8 @@ _PENALTIES = (0.1, 10.0, 1.0, 0.0)
 # By how much the logits' axis is stretched for the minimiser, which then needs half of
 # the steps; less and more were worse on four tasks.
 _STRETCH = 3.0
-_FEW_OUTPUTS = 16
+_FEW_OUTPUTS = 16  # of the linear model; measured on 7 layers of 384
+_MAX_CONVERTED = 2**28  # numbers, a gigabyte: more are converted batch by batch
 _BATCH_BYTES = 2**22  # of token states worked on at once: they stay in the cache
 
 
@@ -161,6 +162,7 @@ def fit_token_attention(
     Sentence Embedding".
     """
     labels = _Labels(y, len(rows), sample_weight, "pooling='learned_attention'")
+    rows = _in_float32(rows)
     _, n_layers, width = rows.values.shape
     means, scales = _moments(rows)  # (n_layers, width) each
     if learns_layers:
@@ -170,35 +172,20 @@ def fit_token_attention(
     per_feature = np.ones(width, dtype=np.float32) if learns_layers else scales[0]
     n_mixed = n_layers if learns_layers else 0
     model = _Model(labels, width, C, n_layers=n_mixed, n_query=width)
+    # With few outputs tokens are projected; with many, texts are pooled first.
+    add = _add_projected if model.n_outputs <= _FEW_OUTPUTS else _add_pooled
 
     def objective(theta: Theta) -> tuple[float, Theta]:
         parts = model.parts(theta)
         factors = (parts.weights if learns_layers else np.ones(1)) / per_layer
-        factors = factors.astype(np.float32)
-        query = (parts.query / per_feature).astype(np.float32)
-        centre = factors @ means
+        frame = _Frame(factors.astype(np.float32), means, per_feature)
         loss, slopes = 0.0, np.zeros(n_layers)
         for which, states in rows.batches(_rows_per_batch(rows)):
+            states = states.astype(np.float32, copy=False)
             counts = rows.counts[which]
-            mixed = _mixed(states, factors)  # (n_rows, width)
-            weights = _softmax(mixed @ query, counts)
-            vectors = (_pooled(mixed, weights, counts) - centre) / per_feature
-            part, towards = model.add_head(parts, vectors, which)
-            loss += part
-            towards /= per_feature
-            # From the texts' vectors back to their tokens' weights and states.
-            of_token = np.repeat(towards, counts, axis=0)
-            pull = np.einsum("nw,nw->n", mixed, of_token)
-            pull -= np.repeat(_sums(weights * pull, counts), counts)
-            pull *= weights
-            parts.gradient_of_query += (pull @ mixed) / per_feature
-            if learns_layers:
-                of_token *= weights[:, np.newaxis]
-                of_token += pull[:, np.newaxis] * query
-                slopes += np.matmul(
-                    states.astype(np.float32, copy=False), of_token[:, :, np.newaxis]
-                ).sum(axis=(0, 2), dtype=np.float64)
-                slopes -= means @ towards.sum(axis=0)
+            of_batch, of_layers = add(model, parts, states, counts, which, frame)
+            loss += of_batch
+            slopes += of_layers
         return model.finish(parts, loss, slopes / per_layer)
 
     theta = model.minimise(objective, max_iter)
@@ -208,6 +195,86 @@ def fit_token_attention(
         mix = model.mix(theta, per_layer[np.newaxis])
         query /= mix.gamma
     return query.astype(np.float32), mix
+
+
+class _Frame(NamedTuple):
+    """What stands between token states and the vectors that the linear model sees."""
+
+    factors: FloatArray  # (n_layers,)
+    means: FloatArray  # (n_layers, width)
+    per_feature: FloatArray  # (width,)
+
+
+# Of a batch of token states, (n_rows, n_layers, width), two ways of the same: add the
+# gradients of query and head, return the loss and its gradient for the layers' factors.
+
+
+def _add_pooled(
+    model: _Model,
+    parts: _Parts,
+    states: FloatArray,
+    counts: NDArray[np.intp],
+    which: NDArray[np.intp],
+    frame: _Frame,
+) -> tuple[float, Theta]:
+    factors, means, per_feature = frame
+    query = (parts.query / per_feature).astype(np.float32)
+    mixed = _mixed(states, factors)  # (n_rows, width)
+    weights = _softmax(mixed @ query, counts)
+    vectors = _pooled(mixed, weights, counts) - factors @ means
+    vectors /= per_feature
+    loss, towards = model.add_head(parts, vectors, which)
+    towards /= per_feature
+    # From the texts' vectors back to their tokens' weights and states.
+    of_token = np.repeat(towards, counts, axis=0)
+    pull = _pull(np.einsum("nw,nw->n", mixed, of_token), weights, counts)
+    parts.gradient_of_query += (pull @ mixed) / per_feature
+    of_token *= weights[:, np.newaxis]
+    of_token += pull[:, np.newaxis] * query
+    slopes = np.matmul(states, of_token[:, :, np.newaxis]).sum(axis=(0, 2))
+    return loss, slopes - means @ towards.sum(axis=0)
+
+
+def _add_projected(
+    model: _Model,
+    parts: _Parts,
+    states: FloatArray,
+    counts: NDArray[np.intp],
+    which: NDArray[np.intp],
+    frame: _Frame,
+) -> tuple[float, Theta]:
+    factors, means, per_feature = frame
+    n_rows, n_layers, width = states.shape
+    head = parts.head / per_feature[:, np.newaxis]
+    query = (parts.query / per_feature).astype(np.float32)
+    columns = np.column_stack([query, head])  # (width, 1 + n_outputs)
+    projected = (states.reshape(-1, width) @ columns).reshape(n_rows, n_layers, -1)
+    projected = np.einsum("nlk,l->nk", projected, factors)
+    weights = _softmax(projected[:, 0], counts)
+    of_tokens = projected[:, 1:]
+    centre = factors @ means
+    scores = _pooled(of_tokens, weights, counts) - centre @ head + parts.intercepts
+    loss, residual = model.labels.loss(scores, which)
+    parts.gradient_of_intercepts += residual.sum(axis=0)
+    of_rows = np.repeat(residual.astype(np.float32), counts, axis=0)
+    pull = _pull((of_tokens * of_rows).sum(axis=1), weights, counts)
+    slope = np.column_stack([pull, weights[:, np.newaxis] * of_rows])
+    # (1 + n_outputs, n_layers, width)
+    by_layer = (slope.T @ states.reshape(n_rows, -1)).reshape(-1, n_layers, width)
+    of_columns = np.einsum("klw,l->wk", by_layer, factors) / per_feature[:, np.newaxis]
+    total = residual.sum(axis=0)
+    parts.gradient_of_query += of_columns[:, 0]
+    parts.gradient_of_head += of_columns[:, 1:] - np.outer(centre / per_feature, total)
+    slopes = np.einsum("klw,wk->l", by_layer, columns).astype(np.float64)
+    return loss, slopes - means @ (head @ total)
+
+
+def _pull(
+    slopes: FloatArray, weights: FloatArray, counts: NDArray[np.intp]
+) -> FloatArray:
+    """Return the gradient for the scores of a softmax from that for its weights."""
+    pull = slopes - np.repeat(_sums(weights * slopes, counts), counts)
+    return pull * weights
 
 
 def attend(
@@ -251,6 +318,13 @@ def attend(
 def _rows_per_batch(rows: Ragged) -> int:
     _, n_layers, width = rows.values.shape
     return max(1, _BATCH_BYTES // (4 * n_layers * width))
+
+
+def _in_float32(rows: Ragged) -> Ragged:
+    """Return states in the precision of the work, where that is not too large."""
+    if rows.values.size > _MAX_CONVERTED or rows.values.dtype == np.float32:
+        return rows
+    return Ragged(rows.values.astype(np.float32), rows.starts, rows.counts)
 
 
 def _mixed(states: NDArray[Any], factors: FloatArray) -> FloatArray:

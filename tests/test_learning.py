@@ -56,8 +56,9 @@ def test_scalar_mix_does_not_favour_layers_of_large_norm():
     np.testing.assert_allclose(mix.weights, other.weights, atol=1e-3)
 
 
-@pytest.mark.parametrize("kind", ["binary", "multilabel", "number"])
-def test_scalar_mix_gradient_equals_finite_differences(kind, monkeypatch):
+@pytest.mark.parametrize("kind", ["binary", "multiclass", "multilabel", "number"])
+@pytest.mark.parametrize("few_outputs", [0, 16])
+def test_scalar_mix_gradient_equals_finite_differences(kind, few_outputs, monkeypatch):
     seen = {}
 
     def capture(objective, start, **_):
@@ -65,6 +66,7 @@ def test_scalar_mix_gradient_equals_finite_differences(kind, monkeypatch):
         raise InterruptedError
 
     monkeypatch.setattr("scipy.optimize.minimize", capture)
+    monkeypatch.setattr(module, "_FEW_OUTPUTS", few_outputs)
     values, y = informative(kind, n_texts=20)
     with pytest.raises(InterruptedError):
         fit_scalar_mix(values, y)
@@ -177,8 +179,9 @@ def test_mixing_layers_before_or_after_the_mean_is_the_same():
 @pytest.mark.parametrize("learns_layers", [False, True])
 @pytest.mark.parametrize("scale_layers", [False, True])
 @pytest.mark.parametrize("batch_bytes", [1, 2**22])
+@pytest.mark.parametrize("few_outputs", [0, 16])
 def test_attention_gradient_equals_finite_differences(
-    learns_layers, scale_layers, batch_bytes, monkeypatch
+    learns_layers, scale_layers, batch_bytes, few_outputs, monkeypatch
 ):
     seen = {}
 
@@ -188,6 +191,7 @@ def test_attention_gradient_equals_finite_differences(
 
     monkeypatch.setattr("scipy.optimize.minimize", capture)
     monkeypatch.setattr(module, "_BATCH_BYTES", batch_bytes)
+    monkeypatch.setattr(module, "_FEW_OUTPUTS", few_outputs)
     rows, _, _ = marked(n_texts=12, n_layers=3 if learns_layers else 1, width=4)
     rows.counts[3] = 0  # a text without a token
     y = np.arange(12) % 3
