@@ -1,6 +1,8 @@
 """The command line: ``python -m sklearn_bert`` and ``sklearn-bert``.
 
-No logic of its own: it reads arguments, calls the public interface and prints.
+No logic of its own: it reads arguments, calls the public interface and prints. A
+mistake of the user's is one line on the standard error and status 2; progress goes to
+the standard error, results to the standard output.
 
 Level 8 of the module map: nothing imports it.
 """
@@ -10,7 +12,8 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +31,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     int
         Exit status.
     """
+    options = _parser().parse_args(arguments)
+    run: Callable[[argparse.Namespace], int] = options.run
+    format_warning = warnings.formatwarning
+    warnings.formatwarning = _one_line
+    try:
+        return run(options)
+    except (ValueError, TypeError, ImportError, OSError) as error:
+        print(f"sklearn-bert: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("sklearn-bert: interrupted", file=sys.stderr)
+        return 130
+    finally:
+        warnings.formatwarning = format_warning
+
+
+def _one_line(message: Any, *_: Any, **__: Any) -> str:
+    return f"sklearn-bert: {message}\n"
+
+
+def _parser() -> argparse.ArgumentParser:
+    from . import __version__
+
     parser = argparse.ArgumentParser(
         prog="sklearn-bert", description="Frozen BERT features for scikit-learn."
     )
-    from . import __version__
-
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True)
     demo = commands.add_parser(
@@ -40,6 +64,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="sweep layers and poolings and grid-search a pipeline, on real text",
         description="The main job on texts that come with this machine: docstrings of "
         "the installed scientific packages, labelled by topic.",
+    )
+    demo.set_defaults(
+        run=lambda given: _demo(given.out, given.model, given.n_per_class)
     )
     demo.add_argument(
         "--out",
@@ -53,12 +80,113 @@ def main(arguments: Sequence[str] | None = None) -> int:
     demo.add_argument(
         "--n-per-class", type=int, default=100, help="texts per topic (default: 100)"
     )
-    options = parser.parse_args(arguments)
+    _add_sweep(commands)
+    return parser
+
+
+def _add_sweep(commands: Any) -> None:
+    sweep = commands.add_parser(
+        "sweep",
+        help="which layer and which pooling suit your labelled texts",
+        description="Score a linear classifier on every layer under every pooling of "
+        "an encoder, from one pass over your texts: a table, a picture, and the best "
+        "pipeline as code to paste.",
+    )
+    sweep.set_defaults(run=_sweep)
+    add = sweep.add_argument
+    add(
+        "file", metavar="FILE",
+        help="CSV, TSV, JSON lines (these also with .gz) or Parquet; - is the standard "
+        "input",
+    )  # fmt: skip
+    add("--text", metavar="COLUMN", default="text", help="texts (default: text)")
+    add("--label", metavar="COLUMN", default="label", help="labels (default: label)")
+    add("--model", default=None, help="name on the hub or directory (default: MiniLM)")
+    add(
+        "--layers", type=_numbers, default="all", metavar="K,K",
+        help="layers, such as 0,3,6, or --layers=-2,-1 from the end (default: all)",
+    )  # fmt: skip
+    add(
+        "--poolings", type=_names, default=["cls", "mean", "max"], metavar="NAME,NAME",
+        help="such as mean,attention (default: cls,mean,max)",
+    )  # fmt: skip
+    add("--folds", type=int, default=5, help="of the cross-validation (default: 5)")
+    add("--scoring", help="a scikit-learn score, such as f1_macro (default: accuracy)")
+    add(
+        "--memory", type=Path, metavar="DIR",
+        help="where features are kept, so that nothing is encoded twice",
+    )  # fmt: skip
+    add("--plot", type=Path, metavar="FILE", help="a picture: .png, .svg or .pdf")
+    add("--sample", type=int, metavar="N", help="rows to draw, for large files")
+    add("--max-length", type=int, metavar="N", help="cut texts at so many tokens")
+    add("--device", default="auto", help="cpu, cuda, mps (default: auto)")
+    add("--jobs", type=int, metavar="N", help="processes for the classifiers")
+    add("--format", help="csv, tsv, jsonl, parquet (default: by the name of FILE)")
+    add("--delimiter", help="between the fields of CSV, such as ';'")
+    add("--encoding", default="utf-8", help="of the file (default: %(default)s)")
+    add("--quiet", action="store_true", help="no progress bar")
+
+
+def _names(given: str) -> list[str]:
+    return [name.strip() for name in given.split(",")]
+
+
+def _numbers(given: str) -> Any:
     try:
-        return _demo(options.out, options.model, options.n_per_class)
-    except (ValueError, TypeError, ImportError) as error:
-        print(f"sklearn-bert: {error}", file=sys.stderr)
-        return 1
+        return given if given == "all" else [int(part) for part in given.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{given!r} must be 'all' or numbers with commas, such as 0,3,6"
+        ) from None
+
+
+def _sweep(options: argparse.Namespace) -> int:
+    from sklearn.model_selection import StratifiedKFold
+
+    from .checkpoint import DEFAULT_MODEL
+    from .inspection import LayerSweepDisplay, layer_sweep, pipeline_code
+    from .tables import read_labelled
+
+    if options.plot is not None:
+        _check_picture(options.plot)
+    folds = StratifiedKFold(options.folds, shuffle=True, random_state=0)
+    reading = {
+        name: getattr(options, name)
+        for name in ("text", "label", "format", "delimiter", "encoding")
+    }
+    texts, labels = read_labelled(
+        options.file, **reading, sample=options.sample, min_per_label=options.folds
+    )
+    sweep = layer_sweep(
+        texts, labels, model=options.model or DEFAULT_MODEL, layers=options.layers,
+        poolings=options.poolings, cv=folds, scoring=options.scoring,
+        n_jobs=options.jobs, memory=options.memory, max_length=options.max_length,
+        device=options.device, verbose=not options.quiet,
+    )  # fmt: skip
+    print(
+        f"{sweep}\n\n{sweep.n_texts:,} texts; encoded: {sweep.n_texts_encoded:,}, in "
+        f"{sweep.seconds_features:.1f} s; classifiers: {sweep.seconds_scoring:.1f} s"
+    )
+    if options.plot is not None:
+        LayerSweepDisplay(sweep).plot().figure_.savefig(options.plot, dpi=150)
+        print(f"picture: {options.plot}")
+    best = {**sweep.best, "verbose": False}
+    code = pipeline_code(best, source=options.file, **reading)
+    print(f"\nThe best cell, as code that fits it to the whole file:\n\n{code}")
+    return 0
+
+
+def _check_picture(path: Path) -> None:
+    """Refuse a picture that could not be saved, before anything is encoded."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError('--plot: pip install "sklearn-bert[plot]".') from error
+    endings = Figure().canvas.get_supported_filetypes()
+    if path.suffix.lstrip(".").lower() not in endings:
+        raise ValueError(f"--plot {path} must end in .png, .svg or .pdf.")
+    if not path.parent.is_dir():
+        raise ValueError(f"--plot {path}: there is no directory {path.parent}.")
 
 
 def _demo(out: Path, model: str | None, n_per_class: int) -> int:
@@ -169,7 +297,7 @@ def _demo(out: Path, model: str | None, n_per_class: int) -> int:
     print(
         f"total: {time.perf_counter() - started:.0f} s. Run it again: nothing is "
         "encoded twice.\n"
-        "Next: the same on your own file, see 'Your own CSV' in the README."
+        "Next, on your own file: sklearn-bert sweep FILE --text COLUMN --label COLUMN"
     )
     return 0
 

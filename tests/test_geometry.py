@@ -695,7 +695,9 @@ def test_the_pairs_display_draws_a_row_per_cell_with_its_auc(tiny, pyplot):
     ]  # fmt: skip
     auc = display.comparison.auc[0, 1]
     assert display.ax_.texts[1].get_text() == f"AUC {auc:.3f}"
-    with pytest.raises(TypeError, match=r"estimator must be a BertVectorizer, got Log"):
+    with pytest.raises(
+        TypeError, match=r"estimator must be a BertVectorizer or a Pip.* Log"
+    ):
         PairsDisplay.from_estimator(LogisticRegression(), SIMILAR, DISSIMILAR)
 
 

@@ -15,11 +15,18 @@ from sklearn.pipeline import make_pipeline
 
 from sklearn_bert import BertProbeClassifier, BertVectorizer
 from sklearn_bert.features import Engine, rows_of
-from sklearn_bert.inspection import layer_sweep
+from sklearn_bert.inspection import (
+    compare_pairs,
+    layer_geometry,
+    layer_similarity,
+    layer_sweep,
+    probe_layers,
+)
 from sklearn_bert.learning import fit_token_attention
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* encoded for the third time")
 
+LEARNED = "learned_attention"
 NOUNS = ["film", "plot", "cast", "end", "joke", "song", "role", "line"]
 TEXTS = [
     f"the {noun} was {adjective} and the {other} long"
@@ -172,9 +179,25 @@ def test_a_precision_of_states_that_is_none_is_refused(tiny, work):
     assert work().n_texts == 0
 
 
-def test_a_sweep_refuses_what_is_learned(tiny):
-    with pytest.raises(ValueError, match=r"learned_attention' learns which tokens"):
-        layer_sweep(TEXTS, Y, model=tiny, poolings=["learned_attention"], cv=2)
+@pytest.mark.parametrize(
+    "compare",
+    [
+        lambda **model: layer_sweep(TEXTS, Y, poolings=["mean", LEARNED], **model),
+        lambda **model: layer_geometry(TEXTS, poolings=LEARNED, **model),
+        lambda **model: layer_similarity(TEXTS, pooling=LEARNED, **model),
+        lambda **model: compare_pairs(
+            [TEXTS[:2]], [TEXTS[2:4]], poolings=[LEARNED], **model
+        ),
+        lambda **model: probe_layers(TEXTS, Y, pooling=LEARNED, **model),
+    ],
+    ids=["sweep", "geometry", "similarity", "pairs", "probes"],
+)
+def test_what_compares_layers_refuses_what_is_learned(tiny, compare, work):
+    with pytest.raises(
+        ValueError, match=r"compares frozen features, and pooling='learned_attention' h"
+    ):
+        compare(model=tiny)
+    assert work().n_passes == 0
 
 
 def test_changed_precision_after_fit_is_refused(tiny):

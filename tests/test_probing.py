@@ -334,5 +334,5 @@ def test_from_estimator_uses_the_parameters_of_the_vectorizer(tiny, tmp_path):
     assert display.probes.pooling == "max"
     assert any(tmp_path.iterdir())
     plt.close(display.figure_)
-    with pytest.raises(TypeError, match="estimator must be a BertVectorizer, got"):
+    with pytest.raises(TypeError, match="estimator must be a BertVectorizer or a Pip"):
         ProbingDisplay.from_estimator(NEAREST, TEXTS, LABELS)

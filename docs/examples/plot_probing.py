@@ -74,8 +74,8 @@ for name, probe in {"linear": None, "MLP": mlp}.items():
 shuffled = np.random.default_rng(0).permutation(docs.target)
 figure, ax = plt.subplots(layout="constrained")
 for name, labels, color in (
-    ("topics", docs.target, "#0072B2"),
-    ("shuffled topics", shuffled, "#D55E00"),
+    ("topics", docs.target, "#3f90da"),
+    ("shuffled topics", shuffled, "#bd1f01"),
 ):
     mdl = minimum_description_length(features, labels)
     ends = mdl.portion_ends

@@ -1,8 +1,9 @@
 """Look inside: which layer, which pooling, what a representation holds, and pictures.
 
-Every question is a function that returns data and a Display that draws it. A module per
-question; none needs matplotlib until something is drawn, and none imports another but
-`_drawing`.
+Every question is a function that returns data and a Display that draws it: `_sweep`
+computes, `_sweep_display` draws. Computing parts know nothing of pictures, only parts
+that draw import `_drawing`, and parts import each other without cycles. None needs
+matplotlib until something is drawn.
 
 Level 7 of the module map: the modules in here import `_validation`, `checkpoint`,
 `features`, `geometry`, `tokenizer` and `vectorizer`.
@@ -19,28 +20,33 @@ from ..geometry import (
     outlier_dimensions,
     uniformity,
 )
+from ._code import pipeline_code
 from ._geometry import (
-    FeatureHistogramDisplay,
     LayerGeometry,
-    LayerGeometryDisplay,
     LayerSimilarity,
-    LayerSimilarityDisplay,
-    ProjectionDisplay,
     layer_geometry,
     layer_similarity,
 )
-from ._pairs import PairComparison, PairsDisplay, compare_pairs
+from ._geometry_display import (
+    FeatureHistogramDisplay,
+    LayerGeometryDisplay,
+    LayerSimilarityDisplay,
+    ProjectionDisplay,
+)
+from ._layer_probes import LayerProbes, probe_layers
+from ._layer_probes_display import ProbingDisplay
+from ._pairs import PairComparison, compare_pairs
+from ._pairs_display import PairsDisplay
 from ._probing import (
     DescriptionLength,
-    LayerProbes,
-    ProbingDisplay,
     Selectivity,
     control_labels,
     minimum_description_length,
-    probe_layers,
     selectivity,
 )
-from ._sweep import LayerSweep, LayerSweepDisplay, SweepComparison, layer_sweep
+from ._recommend import Reason, Recommendation, recommend
+from ._sweep import LayerSweep, SweepComparison, layer_sweep
+from ._sweep_display import LayerSweepDisplay
 
 __all__ = [
     "Anisotropy",
@@ -58,6 +64,8 @@ __all__ = [
     "PairsDisplay",
     "ProbingDisplay",
     "ProjectionDisplay",
+    "Reason",
+    "Recommendation",
     "Selectivity",
     "SweepComparison",
     "alignment",
@@ -72,7 +80,9 @@ __all__ = [
     "linear_cka",
     "minimum_description_length",
     "outlier_dimensions",
+    "pipeline_code",
     "probe_layers",
+    "recommend",
     "selectivity",
     "uniformity",
 ]

@@ -1,9 +1,9 @@
 """Do similar texts come out similar? Cosines of pairs per layer and pooling.
 
 `compare_pairs` needs pairs of texts that are known to be similar, and pairs that are
-not; `PairsDisplay` draws what it returns.
+not. Computes only: `_pairs_display` draws.
 
-Imports `checkpoint`, `features` and `vectorizer`.
+Imports `checkpoint` and `vectorizer`.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
 from ..checkpoint import DEFAULT_MODEL
-from ..features import WORK
 from ..vectorizer import BertVectorizer
-from ._drawing import axes_for
+from ._texts import Meter, features_by_layer, make_vectorizer
 
-__all__ = ["PairComparison", "PairsDisplay", "compare_pairs"]
+__all__ = ["PairComparison", "compare_pairs"]
 
-_SIMILAR, _DISSIMILAR = "#3f90da", "#e76300"  # apart for all kinds of colour vision
+# Parameters of a vectorizer that are decided here; cosines have no use for lengths.
+DECIDED = ("layer", "layer_combination", "pooling", "normalize")
 
 FloatArray = NDArray[np.float64]
 
@@ -134,7 +134,8 @@ def compare_pairs(
         ``layer_combination`` or ``normalize``, which cosines do not depend on; or a row
         does not hold texts.
     ValueError
-        There are no pairs, a row does not hold two, or a text has a zero vector.
+        There are no pairs, a row does not hold two, a text has a zero vector, or a
+        pooling is "learned_attention", which has no frozen features.
 
     See Also
     --------
@@ -152,16 +153,15 @@ def compare_pairs(
     >>> pairs.margin.shape, pairs.n_texts_encoded
     ((3, 1), 3)
     """
-    for name in ("layer", "pooling", "layer_combination", "normalize"):
-        if name in vectorizer_params:
-            raise TypeError(
-                f"compare_pairs does not take {name!r}: it compares the cosines of "
-                "every layer of `layers` under every pooling of `poolings`."
-            )
-    if not isinstance(poolings, str):
-        poolings = list(poolings)
-    vectorizer = BertVectorizer(
-        model, layer=layers, pooling=poolings, **vectorizer_params
+    vectorizer = make_vectorizer(
+        "compare_pairs",
+        "it compares the cosines of every layer of `layers` under every pooling of "
+        "`poolings`.",
+        DECIDED,
+        model=model,
+        layers=layers,
+        poolings=poolings,
+        params=vectorizer_params,
     )
     rows = {"similar": _pairs("similar", similar)}
     rows["dissimilar"] = _pairs("dissimilar", dissimilar)
@@ -176,9 +176,8 @@ def compare_pairs(
                 raise type(error)(f"{place} texts of {name}: {error}") from error
     vectorizer.fit(texts)
 
-    before = WORK.copy()
-    block = vectorizer._by_layer(texts)
-    n_encoded = WORK.since(before).n_texts
+    meter = Meter()
+    block = features_by_layer(vectorizer, texts)
     firsts, seconds = np.split(block, 2)
     n = len(rows["similar"])
     return PairComparison(
@@ -187,7 +186,7 @@ def compare_pairs(
         poolings=vectorizer.pooling_,
         similar=_cosines("similar", firsts[:n], seconds[:n], vectorizer),
         dissimilar=_cosines("dissimilar", firsts[n:], seconds[n:], vectorizer),
-        n_texts_encoded=n_encoded,
+        n_texts_encoded=meter.n_texts_encoded,
     )
 
 
@@ -229,111 +228,3 @@ def _cosines(
         )
     dots = np.einsum("npld,npld->npl", a, b, dtype=np.float64)
     return np.moveaxis(np.clip(dots / product, -1.0, 1.0), 0, 2)
-
-
-class PairsDisplay:
-    """Picture of the cosines of similar and dissimilar pairs, a line per cell.
-
-    Parameters
-    ----------
-    comparison : PairComparison
-
-    Attributes
-    ----------
-    ax_ : matplotlib Axes
-    figure_ : matplotlib Figure
-    """
-
-    def __init__(self, comparison: PairComparison) -> None:
-        self.comparison = comparison
-
-    @classmethod
-    def from_estimator(
-        cls,
-        estimator: Any,
-        similar: Any,
-        dissimilar: Any,
-        *,
-        ax: Any = None,
-        **params: Any,
-    ) -> PairsDisplay:
-        """Compare pairs under a vectorizer's encoder and draw the result.
-
-        Parameters
-        ----------
-        estimator : BertVectorizer
-            Its parameters are used, other than ``layer_combination``, ``pooling`` and
-            ``normalize``.
-        similar, dissimilar : see `compare_pairs`
-        ax : matplotlib Axes, default=None
-            Where to draw; None makes a figure.
-        **params
-            Of `compare_pairs`: ``layers``, ``poolings``.
-
-        Returns
-        -------
-        PairsDisplay
-        """
-        if not isinstance(estimator, BertVectorizer):
-            raise TypeError(
-                f"estimator must be a BertVectorizer, got {type(estimator).__name__}."
-            )
-        own = estimator.get_params(deep=False)
-        own["layers"] = own.pop("layer")
-        for name in ("layer_combination", "pooling", "normalize"):
-            own.pop(name)
-        return cls(compare_pairs(similar, dissimilar, **{**own, **params})).plot(ax=ax)
-
-    def plot(self, ax: Any = None) -> PairsDisplay:
-        """Draw the mean cosine of both kinds of pairs and the middle 80 % of each.
-
-        Parameters
-        ----------
-        ax : matplotlib Axes, default=None
-            Where to draw; None makes a figure.
-
-        Returns
-        -------
-        PairsDisplay
-
-        Raises
-        ------
-        ImportError
-            matplotlib is not installed.
-        """
-        comparison = self.comparison
-        n_layers = len(comparison.layers)
-        n_cells = len(comparison.poolings) * n_layers
-        ax = axes_for(self, ax, (6.8, 1.7 + 0.42 * n_cells))
-        rows = np.arange(n_cells)
-        for kind, colour, marker, shift in (
-            ("similar", _SIMILAR, "o", -0.14),
-            ("dissimilar", _DISSIMILAR, "s", 0.14),
-        ):
-            cosines = getattr(comparison, kind).reshape(n_cells, -1)
-            low, high = np.quantile(cosines, [0.1, 0.9], axis=1)
-            ax.hlines(rows + shift, low, high, color=colour, linewidth=3, alpha=0.35)
-            ax.plot(
-                cosines.mean(axis=1), rows + shift, color=colour, marker=marker,
-                linestyle="none", markersize=6, label=f"{kind} ({cosines.shape[1]:,})",
-            )  # fmt: skip
-        for row, auc in zip(rows, comparison.auc.ravel(), strict=True):
-            ax.annotate(
-                f"AUC {auc:.3f}", (1.0, row), xycoords=("axes fraction", "data"),
-                xytext=(6, 0), textcoords="offset points", va="center", fontsize=9,
-            )  # fmt: skip
-        ax.set_yticks(
-            rows,
-            [f"{pool}, layer {k}" for pool in comparison.poolings
-             for k in comparison.layers],
-        )  # fmt: skip
-        ax.set_ylim(n_cells - 0.5, -0.5)
-        ax.set_xlabel("cosine (mean, and middle 80 % of the pairs)")
-        name = comparison.model.rstrip("/").rpartition("/")[2]
-        ax.legend(
-            title=name, ncols=2, loc="lower left", bbox_to_anchor=(0.0, 1.0),
-            borderaxespad=0.2, frameon=False, alignment="left",
-        )  # fmt: skip
-        ax.grid(axis="x", alpha=0.3)
-        self.ax_, self.figure_ = ax, ax.figure
-        return self

@@ -1,51 +1,36 @@
-"""Which layer, which pooling: cross-validated sweeps and their pictures.
+"""Which layer, which pooling: cross-validated sweeps of an encoder's cells.
 
 `layer_sweep` scores a classifier on every layer under every pooling from one pass of
 the encoder, compares the best cell with the default one, and can score an untrained
-encoder beside it; `LayerSweepDisplay` draws what it returns, or what a grid search
-found. Computing and drawing are two things: nothing here needs matplotlib until `plot`
-is called.
+encoder beside it. A cell is a layer under a pooling. Computes only: `_sweep_display`
+draws.
 
-Imports `checkpoint`, `features` and `vectorizer`; for an untrained encoder also torch
-and `tokenizer`.
+Imports `checkpoint` and `vectorizer`.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
-import shutil
-import tempfile
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
-import joblib
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, clone, is_classifier
-from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import get_scorer_names
 from sklearn.model_selection import check_cv, cross_val_score
-from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import StandardScaler
 from sklearn.utils.multiclass import type_of_target
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from ..checkpoint import DEFAULT_MODEL, Checkpoint, find_checkpoint
-from ..features import WORK, features
+from ..checkpoint import DEFAULT_MODEL
 from ..vectorizer import BertVectorizer
-from ._drawing import axes_for
+from ._classifiers import default_classifier, map_on_one_thread
+from ._texts import Meter, features_by_layer, make_vectorizer, to_unit
+from ._untrained import untrained_features
 
-__all__ = ["LayerSweep", "LayerSweepDisplay", "SweepComparison", "layer_sweep"]
+__all__ = ["LayerSweep", "SweepComparison", "layer_sweep"]
 
-# Okabe & Ito 2008: told apart by colour-blind readers too.
-_COLORS = (
-    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000",
-)  # fmt: skip
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-_WEIGHTS = (".safetensors", ".bin", ".index.json", ".h5", ".msgpack", ".onnx", ".ot")
+# Parameters of a vectorizer that a sweep decides.
+DECIDED = ("layer", "layer_combination", "pooling")
 
 # A cell is (layer, pooling).
 Cell = tuple[Any, str]
@@ -79,7 +64,8 @@ class SweepComparison:
 
     def __str__(self) -> str:
         """Return a line: the cells, and the numbers."""
-        return f"{_say(self.cell)}, minus {_say(self.reference)}: {self.numbers}"
+        cell, reference = name_of_cell(self.cell), name_of_cell(self.reference)
+        return f"{cell}, minus {reference}: {self.numbers}"
 
     @property
     def numbers(self) -> str:
@@ -264,7 +250,7 @@ class LayerSweep:
                 lines.append(f"* is {what}")
             elif np.isfinite(self._scores_of("reference", cell)).all():
                 numbers = self.compare(reference=cell).numbers
-                lines.append(f"* minus {what} ({_say(cell)}): {numbers}")
+                lines.append(f"* minus {what} ({name_of_cell(cell)}): {numbers}")
         if self.untrained_scores is not None:
             numbers = self.compare(reference="untrained").numbers
             lines.append(f"* minus the same cell, untrained: {numbers}")
@@ -293,7 +279,7 @@ class LayerSweep:
         self, corner: str, scores: NDArray[np.float64], best: tuple[int, int] | None
     ) -> list[str]:
         widths = [max(16, len(pooling) + 2) for pooling in self.poolings]
-        names = [_name_of_layer(layer) for layer in self.layers]
+        names = [name_of_layer(layer) for layer in self.layers]
         first = max(5, *map(len, names))
         head = "".join(
             f"{pooling:>{width}}"
@@ -361,7 +347,8 @@ def layer_sweep(
         at these sizes more make it several times slower. Starting processes takes a
         second or two, so they pay from some ten seconds of classifiers on.
     **vectorizer_params
-        Other parameters of `BertVectorizer`, such as ``memory`` or ``max_length``.
+        Other parameters of `BertVectorizer`, such as ``memory`` or ``max_length``; with
+        ``verbose=True`` the classifiers have a progress bar too.
 
     Returns
     -------
@@ -373,7 +360,13 @@ def layer_sweep(
     TypeError
         `vectorizer_params` names a parameter that the sweep decides.
     ValueError
-        `y` does not fit `X` or `estimator`, or a parameter is not valid.
+        `y` does not fit `X` or `estimator`, a parameter is not valid, or `poolings` has
+        "learned_attention", which has no frozen features; nothing was encoded.
+
+    See Also
+    --------
+    recommend : Where to begin, before anything is run.
+    pipeline_code : The best cell as code to paste.
 
     Notes
     -----
@@ -405,16 +398,15 @@ def layer_sweep(
     >>> sweep.default
     (2, 'mean')
     """
-    for name in ("layer", "pooling", "layer_combination"):
-        if name in vectorizer_params:
-            raise TypeError(
-                f"layer_sweep does not take {name!r}: it scores every layer of "
-                "`layers` by itself, under every pooling of `poolings`."
-            )
-    if not isinstance(poolings, str):
-        poolings = list(poolings)
-    vectorizer = BertVectorizer(
-        model, layer=layers, pooling=poolings, **vectorizer_params
+    vectorizer = make_vectorizer(
+        "layer_sweep",
+        "it scores every layer of `layers` by itself, under every pooling of "
+        "`poolings`.",
+        DECIDED,
+        model=model,
+        layers=layers,
+        poolings=poolings,
+        params=vectorizer_params,
     )
     texts = vectorizer._read_texts(X, is_fit=True)
     vectorizer.fit(texts)
@@ -428,31 +420,35 @@ def layer_sweep(
             "regressor, such as estimator=Ridge()."
         )
     if estimator is None:
-        estimator = make_pipeline(
-            StandardScaler(), LogisticRegression(C=0.01, tol=1e-3, max_iter=1000)
+        estimator = default_classifier()
+    if isinstance(scoring, str) and scoring not in get_scorer_names():
+        raise ValueError(
+            f"scoring={scoring!r} is no score of scikit-learn; "
+            "sklearn.metrics.get_scorer_names() lists them."
         )
     splits = list(check_cv(cv, y, classifier=is_classifier(estimator)).split(texts, y))
 
-    before, started = WORK.copy(), time.perf_counter()
-    blocks = [vectorizer._by_layer(texts)]
+    meter = Meter()
+    blocks = [features_by_layer(vectorizer, texts)]
     if untrained:
-        blocks.append(_untrained_block(vectorizer, texts, random_state))
-    if vectorizer.normalize_:
-        for block in blocks:
-            block /= np.maximum(np.linalg.norm(block, axis=3, keepdims=True), 1e-12)
-    encoded_at = time.perf_counter()
-    scores = [_score_cells(block, y, estimator, splits, scoring, n_jobs)
-              for block in blocks]  # fmt: skip
+        block = untrained_features(vectorizer, texts, random_state)
+        blocks.append(to_unit(block) if vectorizer.normalize_ else block)
+    seconds_features = meter.seconds
+    is_shown = vectorizer._is_verbose()
+    scores = [
+        _score_cells(block, y, estimator, splits, scoring, n_jobs, is_shown)
+        for block in blocks
+    ]
     return LayerSweep(
         model=str(model),
         layers=vectorizer.layers_,
         poolings=vectorizer.pooling_,
         scores=scores[0],
-        scoring=_name_of_score(scoring, estimator),
+        scoring=name_of_score(scoring, estimator),
         n_texts=len(texts),
-        n_texts_encoded=WORK.since(before).n_texts,
-        seconds_features=encoded_at - started,
-        seconds_scoring=time.perf_counter() - encoded_at,
+        n_texts_encoded=meter.n_texts_encoded,
+        seconds_features=seconds_features,
+        seconds_scoring=meter.seconds - seconds_features,
         params=vectorizer_params,
         untrained_scores=scores[1] if untrained else None,
         default=_default_cell(vectorizer),
@@ -467,17 +463,20 @@ def _score_cells(
     splits: list[Any],
     scoring: Any,
     n_jobs: int | None,
+    is_shown: bool,
 ) -> NDArray[np.float64]:
     """Return scores, (n_poolings, n_layers, n_splits)."""
     n_poolings, n_layers = block.shape[1:3]
-    with threadpool_limits(1):
-        cells = joblib.Parallel(n_jobs=n_jobs)(
-            joblib.delayed(_score_cell)(
-                clone(estimator), block[:, p, i], y, splits, scoring, os.getpid()
-            )
+    cells = map_on_one_thread(
+        _score_cell,
+        (
+            (clone(estimator), block[:, p, i], y, splits, scoring)
             for p in range(n_poolings)
             for i in range(n_layers)
-        )
+        ),
+        n_jobs=n_jobs,
+        is_shown=is_shown,
+    )
     return np.array(cells).reshape(n_poolings, n_layers, len(splits))
 
 
@@ -487,19 +486,15 @@ def _score_cell(
     y: NDArray[Any],
     splits: list[Any],
     scoring: Any,
-    parent: int,
 ) -> NDArray[np.float64]:
-    # A limit holds for a whole process: threads of one must not set and reset it.
-    is_here = os.getpid() == parent
-    with contextlib.nullcontext() if is_here else threadpool_limits(1):
-        return np.asarray(
-            cross_val_score(
-                estimator, X, y, cv=splits, scoring=scoring, error_score="raise"
-            )
+    return np.asarray(
+        cross_val_score(
+            estimator, X, y, cv=splits, scoring=scoring, error_score="raise"
         )
+    )
 
 
-def _name_of_score(scoring: Any, estimator: BaseEstimator) -> str:
+def name_of_score(scoring: Any, estimator: BaseEstimator) -> str:
     if scoring is None:
         return "accuracy" if is_classifier(estimator) else "R²"
     return (
@@ -542,319 +537,7 @@ def _corrected_t_test(
     )
 
 
-# An untrained encoder
-
-
-def _untrained_block(
-    vectorizer: BertVectorizer, texts: list[str], seed: int
-) -> NDArray[np.float32]:
-    """Return features of the same shape under random weights."""
-    checkpoint = vectorizer._checkpoint()
-    # A loaded encoder may keep the files mapped, which Windows does not delete.
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as place:
-        _write_untrained(checkpoint, Path(place), seed)
-        written = find_checkpoint(place, trust_remote_code=checkpoint.trust_remote_code)
-        untrained = replace(
-            checkpoint,
-            name=f"{checkpoint.name}, untrained",
-            directory=place,
-            fingerprint=written.fingerprint,
-        )
-        request = replace(vectorizer._request(checkpoint), checkpoint=untrained)
-        return features(texts, request, vectorizer._engine())
-
-
-def _write_untrained(checkpoint: Checkpoint, directory: Path, seed: int) -> None:
-    """Write an encoder's files with random weights, the same for the same seed."""
-    import torch
-    from transformers import AutoConfig, AutoModel
-
-    from ..tokenizer import quiet
-
-    for file in Path(checkpoint.directory).iterdir():
-        # modules.json names directories; what it declares is known by now.
-        if file.is_file() and not file.name.endswith((*_WEIGHTS, "modules.json")):
-            shutil.copyfile(file, directory / file.name)
-    remote = {"trust_remote_code": checkpoint.trust_remote_code}
-    config = AutoConfig.from_pretrained(str(directory), **remote)
-    state = torch.get_rng_state()
-    try:
-        torch.default_generator.manual_seed(int(seed))
-        network = AutoModel.from_config(config, dtype=torch.float32, **remote)
-    finally:
-        torch.set_rng_state(state)
-    with tempfile.TemporaryDirectory() as place, quiet():
-        network.save_pretrained(place)  # also writes a configuration of its own
-        for file in Path(place).iterdir():
-            if file.name.endswith(_WEIGHTS):
-                shutil.move(file, directory / file.name)
-
-
-# Pictures
-
-
-class LayerSweepDisplay:
-    """Picture of a layer sweep: one curve with a band per pooling, or a heat map.
-
-    Parameters
-    ----------
-    sweep : LayerSweep
-
-    Attributes
-    ----------
-    ax_ : matplotlib Axes
-    figure_ : matplotlib Figure
-    lines_ : list of matplotlib Line2D
-        One per pooling; empty for a heat map.
-    """
-
-    def __init__(self, sweep: LayerSweep) -> None:
-        self.sweep = sweep
-
-    @classmethod
-    def from_estimator(
-        cls,
-        estimator: Any,
-        X: Any,
-        y: Any,
-        *,
-        ax: Any = None,
-        kind: str = "curves",
-        **params: Any,
-    ) -> LayerSweepDisplay:
-        """Sweep all layers of a vectorizer's encoder and draw the result.
-
-        Parameters
-        ----------
-        estimator : BertVectorizer or Pipeline that begins with one
-            Its parameters are used, other than ``layer``, ``layer_combination`` and
-            ``pooling``. The other steps of a pipeline score the features.
-        X, y : see `layer_sweep`
-        ax : matplotlib Axes, default=None
-            Where to draw; None makes a figure.
-        kind : {"curves", "heatmap"}, default="curves"
-            As in `plot`.
-        **params
-            Of `layer_sweep`: ``layers``, ``poolings``, ``estimator``, ``cv``,
-            ``scoring``, ``untrained``, ``random_state``, ``n_jobs``.
-
-        Returns
-        -------
-        LayerSweepDisplay
-        """
-        vectorizer = estimator
-        if isinstance(estimator, Pipeline):
-            vectorizer = estimator[0]
-            if len(estimator) > 1:
-                params = {"estimator": estimator[1:], **params}
-        if not isinstance(vectorizer, BertVectorizer):
-            raise TypeError(
-                "estimator must be a BertVectorizer or a Pipeline that begins with "
-                f"one, got {type(vectorizer).__name__}."
-            )
-        own = vectorizer.get_params(deep=False)
-        for name in ("layer", "layer_combination", "pooling"):
-            own.pop(name)
-        if "n_jobs" in params:
-            own.pop("n_jobs")
-        return cls(layer_sweep(X, y, **{**own, **params})).plot(ax=ax, kind=kind)
-
-    @classmethod
-    def from_cv_results(
-        cls,
-        search: Any,
-        *,
-        scoring: str | None = None,
-        ax: Any = None,
-        kind: str = "curves",
-    ) -> LayerSweepDisplay:
-        """Draw what a grid search over ``layer`` and ``pooling`` found.
-
-        Parameters
-        ----------
-        search : fitted GridSearchCV or RandomizedSearchCV, or its ``cv_results_``
-            Must have searched parameters that end in ``layer`` and ``pooling``,
-            whatever the steps before them are called. Of its other parameters, the
-            best setting counts for each cell, so cells are optimistic. Layers that were
-            concatenated stand beside the single ones, poolings joined by "+".
-        scoring : str, default=None
-            Which score of a search with several; None is its only one, or the one that
-            it refits by.
-        ax : matplotlib Axes, default=None
-            Where to draw; None makes a figure.
-        kind : {"curves", "heatmap"}, default="curves"
-            As in `plot`.
-
-        Returns
-        -------
-        LayerSweepDisplay
-            Its `sweep` holds the scores as a `LayerSweep`; negative layers are counted
-            from 0 where the search was refitted.
-
-        Raises
-        ------
-        ValueError
-            The search is not fitted, has not searched both parameters, or several
-            scores could be meant.
-        """
-        return cls(_sweep_of_search(search, scoring)).plot(ax=ax, kind=kind)
-
-    def plot(self, ax: Any = None, *, kind: str = "curves") -> LayerSweepDisplay:
-        """Draw mean scores by layer.
-
-        Parameters
-        ----------
-        ax : matplotlib Axes, default=None
-            Where to draw; None makes a figure.
-        kind : {"curves", "heatmap"}, default="curves"
-            "curves" draws a line per pooling with a band of one standard deviation over
-            splits, dashed ones for an untrained encoder, and a ring around the best
-            cell. "heatmap" writes the score into each cell and frames the best, for
-            more poolings than curves could show.
-
-        Returns
-        -------
-        LayerSweepDisplay
-
-        Raises
-        ------
-        ImportError
-            matplotlib is not installed.
-        ValueError
-            `kind` is neither.
-        """
-        if kind not in ("curves", "heatmap"):
-            raise ValueError(f"kind={kind!r} must be 'curves' or 'heatmap'.")
-        sweep = self.sweep
-        n_poolings, n_layers = sweep.means.shape
-        size = (6.4, 4.4)
-        if kind == "heatmap":
-            size = (max(4.0, 1.8 + 0.62 * n_layers), 1.3 + 0.45 * n_poolings)
-        ax = axes_for(self, ax, size)
-        self.lines_ = [] if kind == "heatmap" else self._draw_curves(ax)
-        if kind == "heatmap":
-            self._draw_cells(ax)
-        ax.set_xlabel("layer (0 = embedding output)" if 0 in sweep.layers else "layer")
-        name = sweep.model.rpartition("/")[2]
-        n_texts = f"{sweep.n_texts:,} texts" if sweep.n_texts else ""
-        ax.set_title(", ".join(filter(None, (name, n_texts))))
-        self.ax_, self.figure_ = ax, ax.figure
-        return self
-
-    def _draw_curves(self, ax: Any) -> list[Any]:
-        from matplotlib.lines import Line2D
-
-        sweep, untrained = self.sweep, self.sweep.untrained_means
-        x, is_one = _positions(sweep.layers)
-        best_p, best_i = sweep._position("best", sweep._best_cell)
-        ring: dict[str, Any] = {
-            "ls": "",
-            "marker": "o",
-            "mfc": "none",
-            "color": "black",
-        }
-        dashed: dict[str, Any] = {"ls": "--", "lw": 1.1}
-        lines = []
-        for p, pooling in enumerate(sweep.poolings):
-            means, spreads = sweep.means[p], sweep.spreads[p]
-            color, marker = _COLORS[p % len(_COLORS)], _MARKERS[p % len(_MARKERS)]
-            # Concatenations stand side by side, so that their spreads can be read.
-            at = x + np.where(is_one, 0, 0.12 * (p - (len(sweep.poolings) - 1) / 2))
-            (line,) = ax.plot(
-                at[is_one], means[is_one], color=color, marker=marker, markersize=5,
-                label=pooling,
-            )  # fmt: skip
-            ax.fill_between(
-                at[is_one], (means - spreads)[is_one], (means + spreads)[is_one],
-                alpha=0.15, color=color, linewidth=0,
-            )  # fmt: skip
-            if not is_one.all():
-                ax.errorbar(
-                    at[~is_one], means[~is_one], spreads[~is_one], ls="", marker=marker,
-                    markersize=5, color=color, capsize=2, elinewidth=1,
-                )  # fmt: skip
-            if untrained is not None:
-                ax.plot(
-                    at, untrained[p], color=color, marker=marker, markersize=3, **dashed
-                )
-            if p == best_p:
-                ax.plot(at[best_i], means[best_i], markersize=12, **ring)
-            lines.append(line)
-        best = f"best: layer {_say(sweep._best_cell, '')}"
-        best += f", {sweep.means[best_p, best_i]:.3f}"
-        legend = [*lines, Line2D([], [], markersize=8, label=best, **ring)]
-        if untrained is not None:
-            legend.append(Line2D([], [], color="0.4", label="untrained", **dashed))
-        ax.set_xticks(x, [_name_of_layer(layer) for layer in sweep.layers])
-        ax.set_ylabel(f"{sweep.scoring.replace('_', ' ')} (mean ± std over splits)")
-        _add_legend(ax, legend)
-        return lines
-
-    def _draw_cells(self, ax: Any) -> None:
-        from matplotlib.patches import Rectangle
-
-        sweep = self.sweep
-        n_poolings, n_layers = sweep.means.shape
-        image = ax.imshow(sweep.means, cmap="cividis", aspect="auto")
-        middle = (np.nanmin(sweep.means) + np.nanmax(sweep.means)) / 2
-        cell = ax.get_window_extent().width / ax.figure.dpi * 72 / n_layers  # points
-        size = min(9.0, cell / 2.6)  # ".752" is about 2.2 times as wide as high
-        for p in range(n_poolings if size > 4 else 0):
-            for i in range(n_layers):
-                if np.isfinite(sweep.means[p, i]):
-                    ax.text(
-                        i, p, f"{sweep.means[p, i]:.3f}".replace("0.", ".", 1),
-                        ha="center", va="center", fontsize=size,
-                        color="black" if sweep.means[p, i] > middle else "white",
-                    )  # fmt: skip
-        p, i = sweep._position("best", sweep._best_cell)
-        ax.add_patch(
-            Rectangle(
-                (i - 0.48, p - 0.46),
-                0.96,
-                0.92,
-                fill=False,
-                ec="#D55E00",
-                lw=2,
-                clip_on=False,
-            )
-        )
-        ax.set_xticks(range(n_layers), [_name_of_layer(k) for k in sweep.layers])
-        ax.set_yticks(range(n_poolings), sweep.poolings)
-        ax.set_ylabel("pooling")
-        ax.figure.colorbar(image, ax=ax, label=sweep.scoring.replace("_", " "))
-
-
-def _positions(layers: Sequence[Any]) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-    """Return where layers stand on the axis, and which are single layers."""
-    is_one = np.array([isinstance(layer, int) for layer in layers])
-    singles = [layer for layer in layers if isinstance(layer, int)]
-    end = max(singles, default=-1)
-    others = iter(range(end + 1, end + 1 + len(layers)))
-    x = [
-        layer if one else next(others)
-        for layer, one in zip(layers, is_one, strict=True)
-    ]
-    return np.array(x), is_one
-
-
-def _add_legend(ax: Any, handles: list[Any]) -> None:
-    """Add a legend above the data, and make room for it there."""
-    ax.margins(y=0.06)
-    ax.autoscale_view()
-    for n_columns in range(len(handles), 0, -1):
-        legend = ax.legend(
-            handles=handles, ncols=n_columns, loc="upper left", fontsize=9,
-            frameon=False, borderaxespad=0.3, columnspacing=1.4, handletextpad=0.5,
-        )  # fmt: skip
-        box = legend.get_window_extent().transformed(ax.transAxes.inverted())
-        if box.width < 0.96:
-            break
-    bottom, top = ax.get_ylim()
-    ax.set_ylim(bottom, bottom + (top - bottom) / max(0.3, 1 - box.height - 0.02))
-
-
-def _name_of_layer(layer: Any) -> str:
+def name_of_layer(layer: Any) -> str:
     if not isinstance(layer, tuple):
         return str(layer)
     is_range = layer == tuple(range(layer[0], layer[0] + len(layer)))
@@ -863,109 +546,5 @@ def _name_of_layer(layer: Any) -> str:
     return ",".join(map(str, layer))
 
 
-def _say(cell: Cell, what: str = "layer ") -> str:
-    return f"{what}{_name_of_layer(cell[0])}, {cell[1]}"
-
-
-# Grid searches
-
-
-def _sweep_of_search(search: Any, scoring: str | None) -> LayerSweep:
-    """Arrange the results of a grid search by layer and pooling."""
-    results = getattr(search, "cv_results_", search)
-    if not isinstance(results, dict) or "params" not in results:
-        raise ValueError(
-            "search must be a fitted GridSearchCV or its cv_results_, got "
-            f"{type(search).__name__}; call fit first."
-        )
-    layer_name = _searched(results, "layer")
-    pooling_name = _searched(results, "pooling")
-    scoring, keys = _score_keys(search, results, scoring)
-    encoder = _best_encoder(search, layer_name)
-    n_layers = getattr(encoder, "n_layers_", None)
-    all_scores = np.array([results[key] for key in keys]).T
-    best: dict[Cell, NDArray[np.float64]] = {}
-    for params, scores in zip(results["params"], all_scores, strict=True):
-        if layer_name not in params or pooling_name not in params:
-            continue  # a list of grids may leave either out
-        layer = _plain_layer(params[layer_name], n_layers)
-        pooling = params[pooling_name]
-        if not isinstance(pooling, str):
-            pooling = "+".join(pooling)
-        old = best.get((layer, pooling))
-        if old is None or np.nan_to_num(old.mean(), nan=-np.inf) < scores.mean():
-            best[layer, pooling] = scores
-    layers = tuple(sorted({layer for layer, _ in best}, key=_order))
-    poolings = tuple(dict.fromkeys(pooling for _, pooling in best))
-    table = np.full((len(poolings), len(layers), len(keys)), np.nan)
-    for (layer, pooling), scores in best.items():
-        table[poolings.index(pooling), layers.index(layer)] = scores
-    if np.isnan(table).all():
-        raise ValueError("search has no finite score; pass error_score='raise' to it.")
-    return LayerSweep(
-        model=str(getattr(encoder, "model", "")), layers=layers, poolings=poolings,
-        scores=table, scoring=scoring, n_texts=0, n_texts_encoded=0,
-        seconds_features=0.0, seconds_scoring=float(np.sum(results["mean_fit_time"])),
-    )  # fmt: skip
-
-
-def _searched(results: dict[str, Any], name: str) -> str:
-    """Return the searched parameter of this name, with its steps."""
-    searched = sorted({key for params in results["params"] for key in params})
-    found = [key for key in searched if key.rpartition("__")[2] == name]
-    if len(found) != 1:
-        what = f"several: {found}" if found else f"none: it searched {searched}"
-        raise ValueError(
-            f"search must have searched one parameter named {name!r}, such as "
-            f"'bert__{name}', and has {what}. A list of one value counts."
-        )
-    return found[0]
-
-
-def _score_keys(
-    search: Any, results: dict[str, Any], scoring: str | None
-) -> tuple[str, list[str]]:
-    """Return the name of the score, and the columns that hold it split by split."""
-    names = [
-        key.removeprefix("split0_test_")
-        for key in results
-        if key.startswith("split0_test_")
-    ]
-    if scoring is None and isinstance(getattr(search, "refit", None), str):
-        scoring = search.refit
-    chosen = scoring or (names[0] if len(names) == 1 else None)
-    if chosen not in names:
-        raise ValueError(f"scoring={scoring!r} must be one of the scores {names}.")
-    n_splits = sum(key.endswith(f"_test_{chosen}") for key in results) - 3
-    keys = [f"split{k}_test_{chosen}" for k in range(n_splits)]
-    if chosen == "score":  # the only one: the search may know its name
-        given = getattr(search, "scoring", None)
-        is_own = given is None and hasattr(search, "estimator")
-        chosen = given if isinstance(given, str) else "score"
-        chosen = _name_of_score(None, search) if is_own else chosen
-    return str(chosen), keys
-
-
-def _best_encoder(search: Any, layer_name: str) -> Any:
-    """Return the refitted estimator that has the parameter, None if there is none."""
-    best = getattr(search, "best_estimator_", None)
-    step = layer_name.rpartition("__")[0]
-    if best is None or not step:
-        return best
-    return best.get_params().get(step)
-
-
-def _plain_layer(layer: Any, n_layers: int | None) -> Any:
-    if isinstance(layer, str):
-        return layer
-    if np.ndim(layer):
-        return tuple(_plain_layer(one, n_layers) for one in layer)
-    layer = int(layer)
-    return layer + n_layers + 1 if layer < 0 and n_layers is not None else layer
-
-
-def _order(layer: Any) -> tuple[int, Any]:
-    """Sort single layers first, then tuples, then words."""
-    kinds = (int, tuple, str)
-    kind = next(i for i, one in enumerate(kinds) if isinstance(layer, one))
-    return kind, (layer if kind else (layer < 0, layer))
+def name_of_cell(cell: Cell, what: str = "layer ") -> str:
+    return f"{what}{name_of_layer(cell[0])}, {cell[1]}"

@@ -1,0 +1,107 @@
+"""From texts to features by layer: how every question here asks the encoder.
+
+A question names the parameters that it decides, such as the layer; all others are a
+`BertVectorizer`'s own and pass through. Parts of `inspection` import this; it imports
+`features` and `vectorizer`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.pipeline import Pipeline
+
+from ..features import WORK
+from ..vectorizer import BertVectorizer
+
+__all__ = ["Meter", "features_by_layer", "make_vectorizer", "parameters_of", "to_unit"]
+
+# Arrays of features by layer have the shape (n_texts, n_poolings, n_layers, width).
+Block = NDArray[np.float32]
+
+
+class Meter:
+    """Counts texts encoded in this process, and seconds, from its making on."""
+
+    def __init__(self) -> None:
+        self._work, self._started = WORK.copy(), time.perf_counter()
+
+    @property
+    def n_texts_encoded(self) -> int:
+        return WORK.since(self._work).n_texts
+
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self._started
+
+
+def make_vectorizer(
+    caller: str,
+    reason: str,
+    decided: Sequence[str],
+    *,
+    model: str,
+    layers: Any,
+    poolings: str | Sequence[str],
+    params: dict[str, Any],
+) -> BertVectorizer:
+    """Return the vectorizer of all cells, not fitted.
+
+    Raises
+    ------
+    TypeError
+        `params` names a parameter that the caller has decided; `reason` says how.
+    ValueError
+        A pooling is learned from labels, so that it has no frozen features.
+    """
+    for name in decided:
+        if name in params:
+            raise TypeError(f"{caller} does not take {name!r}: {reason}")
+    if not isinstance(poolings, str):
+        poolings = list(poolings)
+    if "learned_attention" in ([poolings] if isinstance(poolings, str) else poolings):
+        raise ValueError(
+            f"{caller} compares frozen features, and pooling='learned_attention' has "
+            "none, as it is learned from labels; name other poolings, and compare it "
+            "by GridSearchCV over BertProbeClassifier."
+        )
+    if "normalize" in decided:
+        params = {"normalize": False, **params}
+    return BertVectorizer(model, layer=layers, pooling=poolings, **params)
+
+
+def features_by_layer(vectorizer: BertVectorizer, texts: list[str]) -> Block:
+    """Return the features of every cell, of unit length if the vectorizer says so."""
+    block: Block = vectorizer._by_layer(texts)
+    return to_unit(block) if vectorizer.normalize_ else block
+
+
+def to_unit(block: Block) -> Block:
+    """Scale the vectors of a block to unit length, in place."""
+    block /= np.maximum(np.linalg.norm(block, axis=3, keepdims=True), 1e-12)
+    return block
+
+
+def parameters_of(
+    estimator: Any, decided: Sequence[str], *, hint: str = ""
+) -> dict[str, Any]:
+    """Return a vectorizer's parameters, other than those that a function decides.
+
+    Raises
+    ------
+    TypeError
+        `estimator` is neither a BertVectorizer nor a Pipeline that begins with one;
+        `hint` says what to do.
+    """
+    vectorizer = estimator[0] if isinstance(estimator, Pipeline) else estimator
+    if not isinstance(vectorizer, BertVectorizer):
+        raise TypeError(
+            "estimator must be a BertVectorizer or a Pipeline that begins with one, "
+            f"got {type(vectorizer).__name__}{hint}."
+        )
+    params: dict[str, Any] = vectorizer.get_params(deep=False)
+    return {name: value for name, value in params.items() if name not in decided}
