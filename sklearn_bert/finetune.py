@@ -1,0 +1,988 @@
+"""`BertFineTuneClassifier`: a classifier that trains through the encoder.
+
+The only estimator here that changes an encoder: a copy of its own, which the process's
+frozen encoders never see. This module decides what parameters, labels and saved files
+mean; the network, the loop and its checkpoints are `training`'s. A fitted estimator
+holds the weights that were trained, as NumPy arrays, and finds the frozen ones where it
+found them in `fit`, or in the directory where it was saved.
+
+Level 7 of the module map: imports `_validation`, `callbacks`, `checkpoint`, `training`
+and `vectorizer`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import functools
+import hashlib
+import json
+import numbers
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy.special import expit, softmax
+from sklearn.base import ClassifierMixin
+from sklearn.metrics import check_scoring
+from sklearn.model_selection import train_test_split
+from sklearn.utils import check_random_state, compute_sample_weight
+from sklearn.utils.multiclass import check_classification_targets, type_of_target
+from sklearn.utils.validation import check_array, check_is_fitted, column_or_1d
+
+from ._validation import (
+    check_bool,
+    check_choice,
+    check_integer,
+    check_positive,
+    is_integer,
+)
+from .callbacks import CallbackSupportMixin, Task, with_callbacks
+from .checkpoint import DEFAULT_MODEL, Checkpoint, find_checkpoint
+from .vectorizer import TextEstimator
+
+if TYPE_CHECKING:
+    from .training import Data, Design, Recipe, Trainer, TunedNetwork
+
+__all__ = ["BertFineTuneClassifier"]
+
+_POOLINGS = ("cls", "mean", "max", "mean_sqrt_len", "learned_attention")
+_DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
+_DTYPES = ("auto", "float32", "bfloat16", "float16")
+_FORMAT = 1  # of the file below
+_FILE = "finetune.json"
+# Parameters that decide the scores of a fitted network.
+_DECISIVE = ("model", "revision", "pooling", "max_length", "prompt", "dtype")
+# What fit learns and save writes, beside classes_ and the weights.
+_FACTS = (
+    "best_epoch_", "fingerprint_", "history_", "max_length_", "n_iter_", "n_layers_",
+    "pooling_", "prompt_", "schedule_", "width_",
+)  # fmt: skip
+_LEARNED = (
+    *_FACTS, "_design", "_fitted_params", "_live", "_place", "_trained", "_tuned",
+    "classes_",
+)  # fmt: skip
+
+
+class _Live:
+    """The network of a fitted estimator while its process lives; never pickled."""
+
+    def __init__(self, network: TunedNetwork | None = None, device: str = "") -> None:
+        self.network = network
+        self.device = device
+
+    def __reduce__(self) -> Any:
+        return _Live, ()
+
+    def __deepcopy__(self, memo: Any) -> _Live:
+        return _Live()
+
+
+class BertFineTuneClassifier(CallbackSupportMixin, ClassifierMixin, TextEstimator):
+    """Classify texts by an encoder whose upper layers are trained with the classifier.
+
+    The head is fitted on frozen features first, as a probe; then the blocks above
+    `num_layers_to_freeze` are trained together with it. What lies below is computed
+    once per text and read back in every epoch, so freezing 4 of 6 layers costs what
+    training 2 costs.
+
+    Parameters
+    ----------
+    model : str, default="sentence-transformers/all-MiniLM-L6-v2"
+        Name on the Hugging Face Hub or a directory, as in `BertVectorizer`. Its files
+        are never changed.
+    pooling : {"auto", "cls", "mean", "max", "mean_sqrt_len", "learned_attention"} or \
+sequence of them, default="auto"
+        How the token states of the last layer become one vector; a sequence
+        concatenates. "auto" is what the checkpoint declares for sentence-transformers,
+        else "mean". "learned_attention" weights tokens by a trained query.
+    max_length : int or None, default=None
+        Longest input in tokens, special ones included; longer texts are cut, with one
+        warning that counts the loss. None is what the checkpoint declares, else the
+        encoder's own limit. A step's memory and time grow with its longest text.
+    prompt : str or None, default=None
+        Put before every text; None is what the checkpoint declares.
+    missing : {"raise", "empty"}, default="raise"
+        Whether None, NaN and ``pd.NA`` are refused or read as "".
+    batch_size : int or "auto", default="auto"
+        Texts per forward pass; "auto" fills batches of like length to a number of
+        tokens, and halves them when they do not fit in memory. A step of more texts
+        adds up the gradients of several passes, so this does not change the result
+        beyond float noise and the draws of dropout.
+    device : str, default="auto"
+        "cpu", "cuda", "cuda:1", "mps"; "auto" takes a GPU if there is one.
+    dtype : {"float32", "bfloat16", "float16", "auto"}, default="float32"
+        Precision in which the encoder computes; weights and updates stay float32. The
+        halves save time and memory on a GPU; "bfloat16" also saves time on a CPU that
+        has it. "auto" is the checkpoint's.
+    revision : str or None, default=None
+        Branch, tag or commit on the hub.
+    local_files_only : bool, default=False
+        Whether the hub is never asked.
+    trust_remote_code : bool, default=False
+        Whether Python code in the checkpoint may be run.
+    verbose : bool, default=False
+        Whether a progress bar is shown while training.
+    num_layers_to_freeze : int, default=-2
+        Blocks that are never trained, from the lowest, as in
+        ``blocks[:num_layers_to_freeze]``: 0 trains everything, the embeddings too,
+        which are frozen with the first block; ``n_layers`` trains the head alone, a
+        probe; -2 trains the top two blocks.
+    unfreezing : {"none", "gradual"}, default="none"
+        Whether blocks are trained from the first epoch, or one more in each epoch, from
+        the top, after one of the head alone if `head_warmup` is 0. `schedule_` shows
+        it.
+    head : {"linear", "mlp"}, default="linear"
+        "mlp" has one hidden layer with GELU.
+    hidden_size : int, default=128
+        Units of the hidden layer of "mlp".
+    head_warmup : "probe" or int, default="probe"
+        How the head starts. "probe" fits it to convergence on frozen features, with
+        the penalty of `BertProbeClassifier`, before the first epoch. A number trains it
+        alone, from random weights, for that many of the `max_iter` epochs; with 0, head
+        and blocks begin together, which needs more texts and then often ends higher.
+    max_iter : int, default=4
+        Epochs.
+    texts_per_step : int, default=16
+        Texts per update of the weights. Fewer make more, noisier updates.
+    learning_rate : float, default=0.0001
+        Of the top block, at its highest. Too large a one loses what the encoder knows:
+        take a third or less to train all of a large encoder.
+    head_learning_rate : float, default=0.001
+        Of the head, at its highest.
+    layer_decay : float, default=0.9
+        Factor of the learning rate from each block to the one below; 1 treats all
+        alike.
+    warmup : float, default=0.1
+        Share of all updates over which learning rates rise from 0, linearly; then they
+        fall to 0, linearly.
+    weight_decay : float, default=0.01
+        Of AdamW; not on biases and gains.
+    max_grad_norm : float or None, default=1.0
+        Norm to which the gradient of a step is cut; None never cuts.
+    label_smoothing : float, default=0.0
+        Share of each target that is spread over all classes, below 1.
+    class_weight : dict, "balanced" or None, default=None
+        Weights per class, multiplied with ``sample_weight``.
+    early_stopping : bool, default=False
+        Whether training ends after `n_iter_no_change` epochs without a better score on
+        held-out texts, and goes back to the weights of the best epoch.
+    validation_fraction : float, default=0.1
+        Share of the texts held out for `early_stopping`, stratified by class.
+    n_iter_no_change : int, default=2
+        Epochs without a better score that end training.
+    scoring : str, callable or None, default=None
+        What `early_stopping` maximises; None is accuracy.
+    checkpoint_dir : str, path-like or None, default=None
+        Where the state is kept after each epoch, in one file that replaces the last. A
+        fit that was killed goes on from there, to the same weights; one of other texts,
+        labels or parameters is refused.
+    weights_in_pickle : bool, default=True
+        Whether a pickle carries the trained weights, 4 bytes each. If False, it carries
+        the path given to `save`, which must have been called.
+    random_state : int, RandomState or None, default=None
+        Dropout, order of texts, held-out texts, first weights. An int makes results
+        repeat bitwise on a CPU with the same number of threads.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+        Labels; the label's numbers if `y` was a multilabel indicator.
+    history_ : list of dict
+        Of each epoch: "epoch" from 1, "n_frozen", "n_trainable" (parameters), "loss"
+        (mean over its texts), "score" (on held-out texts, None without
+        `early_stopping`), "learning_rate" (of the top block, at its end), "seconds".
+    schedule_ : list of int
+        Frozen blocks in each of the `max_iter` epochs.
+    n_iter_ : int
+        Epochs run.
+    best_epoch_ : int
+        Epoch whose weights were kept; only with `early_stopping`.
+    n_layers_, width_ : int
+        Number of blocks, size of a token state.
+    pooling_ : tuple of str
+        Poolings used.
+    max_length_ : int or None
+        Longest input in tokens; None if the encoder has no limit.
+    prompt_ : str
+        What is put before each text.
+    fingerprint_ : str
+        Digest of the files of the encoder that training began from.
+
+    See Also
+    --------
+    BertProbeClassifier : The same with a frozen encoder; cheaper, and often enough.
+    BertVectorizer : Features of the tuned encoder, by ``model=`` the directory given to
+        `save`.
+
+    Notes
+    -----
+    A weight of zero drops a text; any other multiplies its loss. Repeating a text is
+    not the same as doubling its weight, as it makes other steps.
+
+    References
+    ----------
+    Howard and Ruder 2018, "Universal language model fine-tuning for text
+    classification", for gradual unfreezing and learning rates by layer. Kumar et al.
+    2022, "Fine-tuning can distort pretrained features and underperform
+    out-of-distribution", for the head that starts as a probe.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from sklearn_bert import BertFineTuneClassifier
+    >>> from sklearn_bert.datasets import make_tiny_encoder
+    >>> encoder = make_tiny_encoder(tempfile.mkdtemp())
+    >>> texts = ["good film", "bad film", "good plot", "bad plot"] * 5
+    >>> classifier = BertFineTuneClassifier(
+    ...     encoder, num_layers_to_freeze=1, learning_rate=1e-3, random_state=0
+    ... )
+    >>> classifier.fit(texts, [1, 0, 1, 0] * 5).predict(["good film", "bad plot"])
+    array([1, 0])
+    """
+
+    def __init__(
+        self,
+        model: str = DEFAULT_MODEL,
+        *,
+        pooling: Any = "auto",
+        max_length: int | None = None,
+        prompt: str | None = None,
+        missing: str = "raise",
+        batch_size: Any = "auto",
+        device: str = "auto",
+        dtype: str = "float32",
+        revision: str | None = None,
+        local_files_only: bool = False,
+        trust_remote_code: bool = False,
+        verbose: bool = False,
+        num_layers_to_freeze: int = -2,
+        unfreezing: str = "none",
+        head: str = "linear",
+        hidden_size: int = 128,
+        head_warmup: Any = "probe",
+        max_iter: int = 4,
+        texts_per_step: int = 16,
+        learning_rate: float = 1e-4,
+        head_learning_rate: float = 1e-3,
+        layer_decay: float = 0.9,
+        warmup: float = 0.1,
+        weight_decay: float = 0.01,
+        max_grad_norm: float | None = 1.0,
+        label_smoothing: float = 0.0,
+        class_weight: Any = None,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        n_iter_no_change: int = 2,
+        scoring: Any = None,
+        checkpoint_dir: Any = None,
+        weights_in_pickle: bool = True,
+        random_state: Any = None,
+    ) -> None:
+        self.model = model
+        self.pooling = pooling
+        self.max_length = max_length
+        self.prompt = prompt
+        self.missing = missing
+        self.batch_size = batch_size
+        self.device = device
+        self.dtype = dtype
+        self.revision = revision
+        self.local_files_only = local_files_only
+        self.trust_remote_code = trust_remote_code
+        self.verbose = verbose
+        self.num_layers_to_freeze = num_layers_to_freeze
+        self.unfreezing = unfreezing
+        self.head = head
+        self.hidden_size = hidden_size
+        self.head_warmup = head_warmup
+        self.max_iter = max_iter
+        self.texts_per_step = texts_per_step
+        self.learning_rate = learning_rate
+        self.head_learning_rate = head_learning_rate
+        self.layer_decay = layer_decay
+        self.warmup = warmup
+        self.weight_decay = weight_decay
+        self.max_grad_norm = max_grad_norm
+        self.label_smoothing = label_smoothing
+        self.class_weight = class_weight
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.scoring = scoring
+        self.checkpoint_dir = checkpoint_dir
+        self.weights_in_pickle = weights_in_pickle
+        self.random_state = random_state
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_label = True
+        return tags
+
+    @with_callbacks
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> BertFineTuneClassifier:
+        """Train the head and the blocks above the frozen ones.
+
+        Callbacks of scikit-learn (1.9) are told of each epoch, and may end training.
+
+        Parameters
+        ----------
+        X : iterable of str of shape (n_texts,)
+            Texts, or a 2-D container with one column of them.
+        y : array-like of shape (n_texts,) or (n_texts, n_labels)
+            Classes, or a multilabel indicator of 0 and 1.
+        sample_weight : array-like of shape (n_texts,), default=None
+            Weight of each text in the loss, relative to the others.
+
+        Returns
+        -------
+        BertFineTuneClassifier
+            This estimator.
+
+        Raises
+        ------
+        ValueError, TypeError
+            A parameter, a row of `X` or `y` is not valid, training diverged, or
+            `checkpoint_dir` holds another run; the message names it.
+        """
+        for name in _LEARNED:  # a fit that fails leaves nothing behind
+            self.__dict__.pop(name, None)
+        batch_size = self._check_machine()
+        place = self._checkpoint_place()
+        texts = self._read_texts(X, is_fit=True)
+        y = _check_target(y, len(texts))
+        weights = self._weights(y, sample_weight)
+        checkpoint = self._find_encoder()
+        classes = np.arange(y.shape[1]) if y.ndim == 2 else np.unique(y)
+        design = self._make_design(checkpoint, len(classes), y.ndim == 2)
+        recipe = self._make_recipe(checkpoint, place)
+        rows, held_out = self._split(y, weights, recipe.seed)
+
+        from .training import Trainer, TunedNetwork
+
+        network = TunedNetwork(checkpoint, design, self.device)
+        fitted = self._resolved(checkpoint, design, classes)
+        judge, identity = None, {}
+        if len(held_out):
+            out = [texts[i] for i in held_out]
+            judge = self._judge(fitted, network, out, y[held_out])
+            identity = {"scoring": repr(self.scoring), "held-out texts": _digest(out)}
+        trainer = Trainer(
+            network, recipe, _data(texts, y, weights, rows, classes),
+            batch_size=batch_size, score=judge, checkpoint_dir=place,
+            identity=identity, verbose=self._is_verbose(),
+        )  # fmt: skip
+        with (
+            contextlib.closing(trainer),
+            Task.root(self, recipe.max_iter, texts, y, sample_weight) as task,
+        ):
+            while not (trainer.is_done or task.is_stopped):
+                live = _Live()
+                with task.step("epoch") as epoch:
+                    trainer.run_epoch()
+                    epoch.attributes = functools.partial(
+                        self._snapshot, fitted, trainer, live
+                    )
+                live.network = None  # it trains on; what was kept has its weights
+            trainer.finish()
+        live = _Live(network, self.device)
+        self.__dict__.update(fitted | _learned(trainer), _live=live)
+        return self
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Return the most likely class of each text.
+
+        Parameters
+        ----------
+        X : iterable of str of shape (n_texts,)
+
+        Returns
+        -------
+        ndarray of shape (n_texts,) or (n_texts, n_labels)
+        """
+        scores = self._scores(X)
+        if self._design["is_multilabel"]:
+            return (scores > 0).astype(int)
+        return np.asarray(self.classes_[scores.argmax(axis=1)])
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Return the probability of each class.
+
+        Parameters
+        ----------
+        X : iterable of str of shape (n_texts,)
+
+        Returns
+        -------
+        ndarray of shape (n_texts, n_classes)
+            In the order of `classes_`; for a multilabel target the probability of each
+            label.
+        """
+        scores = self._scores(X).astype(np.float64)
+        is_multilabel = self._design["is_multilabel"]
+        return np.asarray(expit(scores) if is_multilabel else softmax(scores, axis=1))
+
+    def decision_function(self, X: Any) -> np.ndarray:
+        """Return the head's scores, before softmax or sigmoid.
+
+        Parameters
+        ----------
+        X : iterable of str of shape (n_texts,)
+
+        Returns
+        -------
+        ndarray of shape (n_texts,) or (n_texts, n_classes)
+            With two classes, by how much the second one is ahead.
+        """
+        scores = self._scores(X)
+        if len(self.classes_) == 2 and not self._design["is_multilabel"]:
+            return np.asarray(scores[:, 1] - scores[:, 0])
+        return scores
+
+    # Files
+
+    def save(self, directory: str | os.PathLike[str]) -> None:
+        """Write the whole tuned encoder, its tokenizer and the head, without pickle.
+
+        The directory is a model: transformers, sentence-transformers and
+        ``BertVectorizer(model=directory)`` read it. They see the encoder and its
+        pooling; a trained query, which they do not know, is declared as "mean".
+
+        Parameters
+        ----------
+        directory : str or path-like
+            A new or empty directory. It appears complete or not at all.
+
+        Raises
+        ------
+        ValueError
+            `directory` holds something, or a parameter or a class cannot be written
+            as JSON.
+        """
+        check_is_fitted(self)
+        path = Path(directory).absolute()
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise ValueError(
+                f"directory={os.fspath(directory)!r} is not empty; pass a new one."
+            )
+        params = self.get_params(deep=False)
+        content = {
+            "format": _FORMAT,
+            "params": {name: _plain(name, value) for name, value in params.items()},
+            "classes": {
+                "dtype": self.classes_.dtype.str,
+                "values": _plain("y", self.classes_),
+            },
+            "design": self._design,
+            "trained": self._trained,
+            "fitted": {k: getattr(self, k) for k in _FACTS if hasattr(self, k)},
+        }
+        network = self._network()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+        temporary.mkdir()
+        try:
+            network.save(temporary)
+            content["encoder"] = self._find_encoder(temporary).fingerprint
+            text = json.dumps(content, indent=2) + "\n"
+            (temporary / _FILE).write_text(text, encoding="utf-8")
+            if path.exists():
+                path.rmdir()
+            os.replace(temporary, path)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        self._place = (str(path), content["encoder"])
+
+    @classmethod
+    def load(cls, directory: str | os.PathLike[str]) -> BertFineTuneClassifier:
+        """Return the fitted classifier that `save` wrote into a directory.
+
+        Parameters
+        ----------
+        directory : str or path-like
+
+        Returns
+        -------
+        BertFineTuneClassifier
+            With the parameters that it was saved with.
+
+        Raises
+        ------
+        ValueError
+            `directory` holds no saved classifier, or its files changed since `save`.
+        """
+        path = Path(directory).absolute()
+        try:
+            content = json.loads((path / _FILE).read_text(encoding="utf-8"))
+            found = content["format"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"directory={os.fspath(directory)!r} holds no classifier that save "
+                f"wrote: {_FILE} cannot be read ({type(error).__name__}: {error})."
+            ) from error
+        if found != _FORMAT:
+            raise ValueError(
+                f"{path / _FILE} has format {found} and this version of sklearn_bert "
+                f"reads format {_FORMAT}."
+            )
+        params = content["params"]
+        if isinstance(params["class_weight"], list):
+            params["class_weight"] = dict(params["class_weight"])
+        classifier = cls(**params)
+        classes = content["classes"]
+        classifier.__dict__.update(
+            content["fitted"],
+            pooling_=tuple(content["fitted"]["pooling_"]),
+            classes_=np.array(classes["values"], dtype=classes["dtype"]),
+            _design=content["design"],
+            _fitted_params=classifier._decisive(),
+            _place=(str(path), content["encoder"]),
+            _trained=content["trained"],
+            _tuned=None,
+            _live=_Live(),
+        )
+        classifier._tuned = classifier._network().weights(classifier._trained)
+        return classifier
+
+    def __getstate__(self) -> Any:
+        state = dict(super().__getstate__())
+        if state.get("_tuned") is not None and not self.weights_in_pickle:
+            if self._place is None:
+                raise ValueError(
+                    "weights_in_pickle=False pickles the path given to save, and save "
+                    "was not called: call save(directory) first, or pass "
+                    "weights_in_pickle=True."
+                )
+            state["_tuned"] = None
+        return state
+
+    # The network of a fitted estimator
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "_live")
+
+    def _scores(self, X: Any) -> np.ndarray:
+        """Return the head's outputs, (n_texts, n_outputs)."""
+        check_is_fitted(self)
+        for name, now in self._decisive().items():
+            if now != self._fitted_params[name]:
+                raise ValueError(
+                    f"{name} was {self._fitted_params[name]!r} in fit and is {now!r} "
+                    "now; call fit again after set_params."
+                )
+        batch_size = self._check_machine()
+        texts = self._read_texts(X, is_fit=False)
+        return np.asarray(self._network().predict(texts, batch_size))
+
+    def _network(self) -> TunedNetwork:
+        """Return the tuned network, loading it where this process has not yet."""
+        live = self._live
+        if live.network is None or live.device != self.device:
+            live.network, live.device = self._load_network(), self.device
+        return live.network
+
+    def _load_network(self) -> TunedNetwork:
+        from .training import Design, TunedNetwork
+
+        place = self._saved_place()
+        checkpoint = self._find_encoder(place)
+        if place is None and checkpoint.fingerprint != self.fingerprint_:
+            raise ValueError(
+                f"The files of model={self.model!r} changed since fit (fingerprint "
+                f"{checkpoint.fingerprint[:8]}, was {self.fingerprint_[:8]}), and the "
+                "frozen layers come from them. Fit again; save and load keep every "
+                "layer."
+            )
+        design = Design(**(self._design | {"poolings": tuple(self.pooling_)}))
+        network = TunedNetwork(checkpoint, design, self.device)
+        if self._tuned is not None:
+            network.set_weights(self._tuned)
+        else:
+            assert place is not None
+            network.read_head(place)
+        return network
+
+    def _saved_place(self) -> Path | None:
+        """Return where this classifier was saved, if its files are still there."""
+        if self._place is None:
+            return None
+        path, fingerprint = Path(self._place[0]), self._place[1]
+        problem = "it is not there"
+        if path.is_dir():
+            if self._find_encoder(path).fingerprint == fingerprint:
+                return path
+            problem = "its files changed since save"
+        if self._tuned is not None:
+            return None  # the weights are here, the frozen layers where fit found them
+        raise ValueError(
+            f"The weights of this classifier are in {str(path)!r}, and {problem}. Put "
+            "it back, or pickle with weights_in_pickle=True."
+        )
+
+    # The steps of fit
+
+    def _resolved(
+        self, checkpoint: Checkpoint, design: Design, classes: np.ndarray
+    ) -> dict[str, Any]:
+        """Return the fitted attributes that training does not decide."""
+        return {
+            "classes_": classes,
+            "pooling_": design.poolings,
+            "max_length_": design.max_length,
+            "prompt_": design.prompt,
+            "n_layers_": checkpoint.n_layers,
+            "width_": checkpoint.width,
+            "fingerprint_": checkpoint.fingerprint,
+            "_design": asdict(design),
+            "_fitted_params": self._decisive(),
+            "_place": None,
+        }
+
+    def _judge(
+        self,
+        fitted: Mapping[str, Any],
+        network: TunedNetwork,
+        texts: list[str],
+        y: np.ndarray,
+    ) -> Callable[[], float]:
+        """Return a function that scores the network as it is on held-out texts."""
+        view = copy.copy(self)
+        view.__dict__.update(
+            fitted,
+            _live=_Live(network, self.device),
+            _read_texts=lambda X, is_fit: X,  # they were read by fit
+        )
+        scorer = check_scoring(view, self.scoring)
+        return lambda: float(scorer(view, texts, y))
+
+    def _snapshot(
+        self, fitted: Mapping[str, Any], trainer: Trainer, live: _Live
+    ) -> dict[str, Any]:
+        """Return the fitted attributes as if training had ended with this epoch."""
+        live.network, live.device = trainer.network, self.device
+        learned = _learned(trainer)
+        learned["_tuned"] = {k: v.copy() for k, v in learned["_tuned"].items()}
+        return {**fitted, **learned, "_live": live}
+
+    def _split(
+        self, y: np.ndarray, weights: np.ndarray | None, seed: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the rows to train on, those of weight 0 left out, and to score on."""
+        rows = np.arange(len(y)) if weights is None else np.flatnonzero(weights)
+        if not check_bool("early_stopping", self.early_stopping):
+            return rows, rows[:0]
+        n_out = max(1, round(self.validation_fraction * len(rows)))
+        if n_out >= len(rows):
+            raise ValueError(
+                f"early_stopping=True needs at least 2 texts to hold out some, got "
+                f"{len(rows)}; pass early_stopping=False."
+            )
+        stratify = None
+        if y.ndim == 1:
+            _, counts = np.unique(y[rows], return_counts=True)
+            room = min(n_out, len(rows) - n_out)
+            # Where a class is too rare for both parts, the draw is a plain one.
+            stratify = y[rows] if counts.min() > 1 and len(counts) <= room else None
+        train, held_out = train_test_split(
+            rows, test_size=n_out, random_state=seed, stratify=stratify
+        )
+        return train, held_out
+
+    def _weights(self, y: np.ndarray, sample_weight: Any) -> np.ndarray | None:
+        """Return the weight of each text, or None if all count alike."""
+        if sample_weight is None and self.class_weight is None:
+            return None
+        weights = np.ones(len(y))
+        if self.class_weight is not None:
+            weights = compute_sample_weight(self.class_weight, y)
+        if sample_weight is not None:
+            given = check_array(
+                sample_weight,
+                ensure_2d=False,
+                dtype=np.float64,
+                input_name="sample_weight",
+            )
+            if given.shape != (len(y),):
+                raise ValueError(
+                    f"sample_weight has shape {given.shape} for {len(y)} texts."
+                )
+            weights = weights * given
+        if weights.min() < 0:
+            raise ValueError(
+                "sample_weight must not be negative, first in row "
+                f"{int(np.flatnonzero(weights < 0)[0])}."
+            )
+        if not weights.sum() > 0:
+            raise ValueError("sample_weight must not be zero for every text.")
+        return np.asarray(weights, dtype=np.float64)
+
+    # Parameters
+
+    def _find_encoder(self, place: Path | None = None) -> Checkpoint:
+        """Find the files of `model`, or of a directory that `save` wrote."""
+        options: dict[str, Any] = {
+            "local_files_only": check_bool("local_files_only", self.local_files_only),
+            "trust_remote_code": check_bool(
+                "trust_remote_code", self.trust_remote_code
+            ),
+        }
+        if place is not None:
+            return find_checkpoint(str(place), **options)
+        if not isinstance(self.model, (str, os.PathLike)) or not str(self.model):
+            raise TypeError(
+                "model must be the name of a model on the Hugging Face Hub or a "
+                f"directory, got {self.model!r}."
+            )
+        if self.revision is not None and not isinstance(self.revision, str):
+            raise TypeError(f"revision must be a str or None, got {self.revision!r}.")
+        return find_checkpoint(str(self.model), revision=self.revision, **options)
+
+    def _check_machine(self) -> int | None:
+        """Check the parameters that decide no number, and return the batch size."""
+        if not isinstance(self.device, str) or not _DEVICE.fullmatch(self.device):
+            raise ValueError(
+                "device must be 'auto', 'cpu', 'cuda', 'cuda:<index>' or 'mps', "
+                f"got {self.device!r}."
+            )
+        check_bool("weights_in_pickle", self.weights_in_pickle)
+        self._is_verbose()
+        if isinstance(self.batch_size, str):
+            check_choice("batch_size", self.batch_size, ("auto",))
+            return None
+        return check_integer("batch_size", self.batch_size, minimum=1)
+
+    def _is_verbose(self) -> bool:
+        if is_integer(self.verbose):  # scikit-learn's levels: 0 is quiet
+            return check_integer("verbose", self.verbose, minimum=0) > 0
+        return check_bool("verbose", self.verbose)
+
+    def _checkpoint_place(self) -> Path | None:
+        if self.checkpoint_dir is None:
+            return None
+        if not isinstance(self.checkpoint_dir, (str, os.PathLike)):
+            raise TypeError(
+                "checkpoint_dir must be a directory or None, got "
+                f"{self.checkpoint_dir!r}."
+            )
+        return Path(self.checkpoint_dir)
+
+    def _decisive(self) -> dict[str, Any]:
+        return {name: _plain(name, getattr(self, name)) for name in _DECISIVE}
+
+    def _make_design(
+        self, checkpoint: Checkpoint, n_outputs: int, is_multilabel: bool
+    ) -> Design:
+        from .training import Design
+
+        declared = checkpoint.declared
+        if self.prompt is not None and not isinstance(self.prompt, str):
+            raise TypeError(f"prompt must be a str or None, got {self.prompt!r}.")
+        hidden_size = check_integer("hidden_size", self.hidden_size, minimum=1)
+        head = check_choice("head", self.head, ("linear", "mlp"))
+        dtype = check_choice("dtype", self.dtype, _DTYPES)
+        return Design(
+            poolings=self._resolve_pooling(checkpoint),
+            max_length=self._resolve_max_length(checkpoint),
+            prompt=declared.prompt if self.prompt is None else str(self.prompt),
+            hidden_size=hidden_size if head == "mlp" else 0,
+            n_outputs=n_outputs,
+            is_multilabel=is_multilabel,
+            dtype=checkpoint.dtype if dtype == "auto" else dtype,
+        )
+
+    def _resolve_pooling(self, checkpoint: Checkpoint) -> tuple[str, ...]:
+        if isinstance(self.pooling, str):
+            name = check_choice("pooling", self.pooling, ("auto", *_POOLINGS))
+            if name != "auto":
+                return (name,)
+            declared = checkpoint.declared.pooling or ("mean",)
+            extra = [name for name in declared if name not in _POOLINGS]
+            if extra:
+                raise ValueError(
+                    f"model={self.model!r} declares the pooling {', '.join(extra)}, "
+                    "which sklearn_bert does not have. Name one, such as "
+                    "pooling='mean'."
+                )
+            return declared
+        if not isinstance(self.pooling, (Sequence, np.ndarray)) or not len(
+            self.pooling
+        ):
+            raise TypeError(
+                f"pooling must be one of {', '.join(map(repr, ('auto', *_POOLINGS)))}, "
+                f"or a non-empty sequence of these without 'auto', got "
+                f"{self.pooling!r}."
+            )
+        names = tuple(
+            check_choice(f"pooling[{i}]", name, _POOLINGS)
+            for i, name in enumerate(self.pooling)
+        )
+        if len(set(names)) < len(names):
+            raise ValueError(
+                f"pooling must not name a pooling twice, got {self.pooling!r}."
+            )
+        return names
+
+    def _resolve_max_length(self, checkpoint: Checkpoint) -> int | None:
+        limit = checkpoint.limit
+        if self.max_length is None:
+            declared = checkpoint.declared.max_length
+            if declared is None or limit is None:
+                return declared or limit
+            return min(declared, limit)
+        max_length = check_integer(
+            "max_length", self.max_length, minimum=1, unit="tokens"
+        )
+        if limit is not None and max_length > limit:
+            raise ValueError(
+                f"max_length={max_length} is more than this encoder takes: {limit} "
+                "tokens, special ones included."
+            )
+        return max_length
+
+    def _make_recipe(self, checkpoint: Checkpoint, place: Path | None) -> Recipe:
+        from .training import Recipe
+
+        n_layers = checkpoint.n_layers
+        n_frozen = check_integer("num_layers_to_freeze", self.num_layers_to_freeze)
+        if not -n_layers <= n_frozen <= n_layers:
+            raise ValueError(
+                f"num_layers_to_freeze={n_frozen} is out of range: this encoder has "
+                f"{n_layers} blocks; pass 0 (train everything) to {n_layers} (the head "
+                f"alone), or -{n_layers} to -1 for all but the top ones."
+            )
+        head_warmup = self.head_warmup
+        if isinstance(head_warmup, str):
+            check_choice("head_warmup", head_warmup, ("probe",))
+        else:
+            head_warmup = check_integer("head_warmup", head_warmup, minimum=0)
+        patience = check_integer("n_iter_no_change", self.n_iter_no_change, minimum=1)
+        _check_within("validation_fraction", self.validation_fraction, 1.0)
+        max_norm = self.max_grad_norm
+        if max_norm is not None:
+            max_norm = check_positive("max_grad_norm", max_norm)
+        return Recipe(
+            n_frozen=n_frozen % n_layers if n_frozen < 0 else n_frozen,
+            unfreezing=check_choice("unfreezing", self.unfreezing, ("none", "gradual")),
+            head_warmup=head_warmup,
+            texts_per_step=check_integer(
+                "texts_per_step", self.texts_per_step, minimum=1
+            ),
+            max_iter=check_integer("max_iter", self.max_iter, minimum=1),
+            learning_rate=check_positive("learning_rate", self.learning_rate),
+            head_learning_rate=check_positive(
+                "head_learning_rate", self.head_learning_rate
+            ),
+            layer_decay=_check_within("layer_decay", self.layer_decay, 1.0),
+            warmup=_check_within("warmup", self.warmup, 1.0),
+            weight_decay=_check_within("weight_decay", self.weight_decay, np.inf),
+            max_grad_norm=max_norm,
+            label_smoothing=_check_within("label_smoothing", self.label_smoothing, 1.0),
+            n_iter_no_change=patience if self.early_stopping else None,
+            seed=self._seed(place),
+        )
+
+    def _seed(self, place: Path | None) -> int:
+        """Return the seed of this fit: if none is asked for, that of a checkpoint."""
+        from .training import seed_of
+
+        seed = None if is_integer(self.random_state) else seed_of(place)
+        if seed is None:
+            seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        return seed
+
+
+def _learned(trainer: Trainer) -> dict[str, Any]:
+    """Return the fitted attributes that training decides."""
+    names = list(trainer.trained)
+    learned = {
+        "history_": list(trainer.history),
+        "schedule_": trainer.schedule,
+        "n_iter_": len(trainer.history),
+        "_trained": names,
+        "_tuned": trainer.network.weights(names),
+    }
+    if trainer.best_epoch is not None:
+        learned["best_epoch_"] = trainer.best_epoch
+    return learned
+
+
+def _data(
+    texts: list[str],
+    y: np.ndarray,
+    weights: np.ndarray | None,
+    rows: np.ndarray,
+    classes: np.ndarray,
+) -> Data:
+    """Return some rows as the trainer takes them."""
+    from .training import Data
+
+    if y.ndim == 2:
+        targets = y[rows].astype(np.float32)
+    else:
+        targets = np.searchsorted(classes, y[rows]).astype(np.int64)
+    own = (
+        np.ones(len(rows)) if weights is None else weights[rows] / weights[rows].mean()
+    )
+    return Data([texts[i] for i in rows], targets, own.astype(np.float32))
+
+
+def _digest(texts: list[str]) -> str:
+    return hashlib.sha256(repr(texts).encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def _check_within(name: str, value: Any, highest: float) -> float:
+    """Return value as a float if it is a number from 0 to highest, else raise."""
+    if not isinstance(value, numbers.Real) or isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} must be a number, got {value!r}.")
+    if not 0 <= float(value) <= highest or float(value) == float("inf"):
+        bound = "at least 0" if highest == np.inf else f"between 0 and {highest:g}"
+        raise ValueError(f"{name} must be {bound}, got {value!r}.")
+    return float(value)
+
+
+def _plain(name: str, value: Any) -> Any:
+    """Return a parameter as JSON has it: equal values of any type become one."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, (np.generic, np.ndarray)):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        value = list(value.items())
+    if isinstance(value, (list, tuple)):
+        return [_plain(name, item) for item in value]
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise ValueError(
+        f"{name} holds {value!r}, which JSON cannot; it takes numbers and str only. "
+        "Replace it to save the classifier, for example by "
+        f"set_params({name}=None)."
+    )
+
+
+def _check_target(y: Any, n_texts: int) -> np.ndarray:
+    """Return classes, shape (n_texts,), or a multilabel indicator."""
+    if y is None:
+        raise ValueError(
+            "This BertFineTuneClassifier estimator requires y to be passed, but the "
+            "target y is None."
+        )
+    y = np.asarray(y.toarray() if hasattr(y, "toarray") else y)
+    if y.dtype.kind == "f" and not np.isfinite(y).all():
+        row = np.argwhere(~np.isfinite(y))[0][0]
+        raise ValueError(f"Input y contains NaN or infinity, first in row {row}.")
+    check_classification_targets(y)
+    if type_of_target(y, input_name="y") != "multilabel-indicator":
+        y = column_or_1d(y, warn=True)
+    if len(y) != n_texts:
+        raise ValueError(f"y has {len(y)} rows for {n_texts} texts in X.")
+    if not n_texts:
+        raise ValueError("Found array with 0 sample(s): X has no text to learn from.")
+    if y.ndim == 1 and len(np.unique(y)) < 2:
+        raise ValueError(f"y needs at least two classes, got one class: {y[0]!r}.")
+    return y

@@ -1,0 +1,696 @@
+"""BertFineTuneClassifier: scikit-learn's contract, its promises, and its files."""
+
+import copy
+import json
+import pickle
+import shutil
+import subprocess
+import sys
+import warnings
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from numeric import (
+    SpellsNumbers,
+    numeric_encoder,  # noqa: F401 - a fixture that works by being there
+    with_default_model,
+)
+from sklearn.base import clone
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.ensemble import VotingClassifier
+from sklearn.exceptions import NotFittedError
+from sklearn.metrics import log_loss, make_scorer
+from sklearn.model_selection import GridSearchCV, cross_val_score, train_test_split
+from sklearn.utils.estimator_checks import (
+    estimator_checks_generator,
+    parametrize_with_checks,
+)
+
+from sklearn_bert import BertProbeClassifier, BertVectorizer
+from sklearn_bert.datasets import load_docstrings, make_tiny_encoder
+from sklearn_bert.finetune import BertFineTuneClassifier
+
+TEXTS = [
+    f"{adjective} {noun}"
+    for noun in ("film", "plot", "cast", "end", "joke", "song")
+    for adjective in ("good", "fine", "bad", "dull")
+]
+BINARY = np.array([1, 1, 0, 0] * 6)
+NAMES = np.array(["good", "fine", "bad", "bad"] * 6)
+INDICATOR = np.column_stack([BINARY, [0, 1] * 12])
+WEIGHTS = np.linspace(0.1, 2.0, 24)
+
+
+class NumericBertFineTuneClassifier(SpellsNumbers, BertFineTuneClassifier):
+    __init__ = with_default_model(BertFineTuneClassifier.__init__)
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.poor_score = True  # words for numbers, a random encoder
+        return tags
+
+
+OTHER_STEPS = "a text that is repeated makes other steps than one that weighs double"
+KNOWN = {"check_sample_weight_equivalence_on_dense_data": OTHER_STEPS}
+# Other batches move scores by about 1e-7, which these checks do not allow.
+ONE_BY_ONE = {
+    "check_methods_subset_invariance", "check_methods_sample_order_invariance",
+}  # fmt: skip
+CASE = NumericBertFineTuneClassifier(max_iter=1, num_layers_to_freeze=1)
+
+
+@parametrize_with_checks([CASE], expected_failed_checks=lambda estimator: KNOWN)
+def test_every_scikit_learn_check_passes(estimator, check):
+    if check.func.__name__ in ONE_BY_ONE:
+        estimator.set_params(batch_size=1)
+    if check.func.__name__ == "check_class_weight_classifiers":
+        estimator.set_params(early_stopping=True)  # it asks for 1,000 epochs
+    check(estimator)
+
+
+def test_at_least_54_checks_run():
+    assert len(list(estimator_checks_generator(CASE))) >= 54
+
+
+def make(encoder, **params):
+    defaults = {
+        "num_layers_to_freeze": 1, "max_iter": 2, "texts_per_step": 8,
+        "learning_rate": 1e-3, "random_state": 0,
+    }  # fmt: skip
+    return BertFineTuneClassifier(encoder, **(defaults | params))
+
+
+@pytest.fixture(scope="module")
+def fitted(tiny):
+    return make(tiny).fit(TEXTS, NAMES)
+
+
+# What it learns
+
+
+def test_it_learns_what_the_labels_say(tiny):
+    classifier = make(tiny, max_iter=20, learning_rate=3e-3).fit(TEXTS, NAMES)
+    assert classifier.score(TEXTS, NAMES) > 0.9
+    assert classifier.history_[-1]["loss"] < 0.5 * classifier.history_[0]["loss"]
+
+
+def test_with_every_layer_frozen_it_is_the_probe():
+    data = load_docstrings(12)
+    X, X_test, y, y_test = train_test_split(
+        data.data, data.target, test_size=0.5, stratify=data.target, random_state=0
+    )
+    options = {"pooling": "mean", "max_length": 24}
+    frozen = BertFineTuneClassifier(
+        num_layers_to_freeze=6, max_iter=1, head_learning_rate=1e-4, random_state=0,
+        **options,
+    )  # fmt: skip
+    probe = BertProbeClassifier(normalize=False, **options)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*longer than max_length=24")
+        scores = [c.fit(X, y).score(X_test, y_test) for c in (frozen, probe)]
+    assert scores[0] >= scores[1] - 0.03
+
+
+def test_training_above_the_boundary_helps_where_the_probe_is_weak(tiny):
+    rng = np.random.default_rng(0)
+    words = ["good", "bad", "fine", "dull", "long", "short"]
+    pairs = [(a, b) for a in words for b in words if a != b]
+    texts = [f"{a} {b}" for a, b in pairs] * 6
+    labels = np.array([a < b for a, b in pairs] * 6)  # a question of order
+    order = rng.permutation(len(texts))[:96]
+    texts, labels = [texts[i] for i in order], labels[order]
+    options = {"head_warmup": "probe", "max_iter": 12}
+    probe = make(tiny, num_layers_to_freeze=2, **options).fit(texts, labels)
+    tuned = make(tiny, num_layers_to_freeze=0, **options).fit(texts, labels)
+    assert tuned.score(texts, labels) > probe.score(texts, labels) + 0.1
+
+
+def test_results_repeat_bitwise_and_another_seed_differs(tiny, fitted):
+    again = clone(fitted).fit(TEXTS, NAMES)
+    expected = fitted.predict_proba(TEXTS)
+    np.testing.assert_array_equal(again.predict_proba(TEXTS), expected)
+    other = clone(fitted).set_params(random_state=1).fit(TEXTS, NAMES)
+    assert np.abs(other.predict_proba(TEXTS) - expected).max() > 1e-6
+
+
+@pytest.mark.parametrize("early_stopping", [False, True])
+def test_a_weight_of_zero_is_a_text_left_out(tiny, early_stopping):
+    kept = np.arange(24) % 3 > 0
+    params = {"early_stopping": early_stopping, "validation_fraction": 0.3}
+    weighted = make(tiny, **params).fit(TEXTS, BINARY, sample_weight=kept.astype(float))
+    dropped = make(tiny, **params).fit(np.array(TEXTS)[kept], BINARY[kept])
+    np.testing.assert_array_equal(
+        weighted.predict_proba(TEXTS), dropped.predict_proba(TEXTS)
+    )
+
+
+def test_only_ratios_of_weights_count(tiny):
+    once, thrice = (
+        make(tiny).fit(TEXTS, BINARY, sample_weight=factor * WEIGHTS)
+        for factor in (1.0, 4.0)
+    )
+    plain = make(tiny).fit(TEXTS, BINARY)
+    np.testing.assert_allclose(
+        once.predict_proba(TEXTS), thrice.predict_proba(TEXTS), atol=1e-6
+    )
+    assert np.abs(plain.predict_proba(TEXTS) - once.predict_proba(TEXTS)).max() > 1e-3
+
+
+def test_balanced_classes_are_weights(tiny):
+    balanced = make(tiny, class_weight="balanced").fit(TEXTS, NAMES)
+    weights = {"bad": 2 / 3, "good": 4 / 3, "fine": 4 / 3}
+    given = make(tiny, class_weight=weights).fit(TEXTS, NAMES)
+    rows = np.array([weights[name] for name in NAMES])
+    weighted = make(tiny).fit(TEXTS, NAMES, sample_weight=rows)
+    for other in (given, weighted):
+        np.testing.assert_allclose(
+            other.predict_proba(TEXTS), balanced.predict_proba(TEXTS), atol=1e-5
+        )
+
+
+@pytest.mark.parametrize("head", ["linear", "mlp"])
+def test_a_multilabel_target_gives_one_probability_per_label(tiny, head):
+    classifier = make(tiny, head=head, max_iter=10).fit(TEXTS, INDICATOR)
+    assert classifier.classes_.tolist() == [0, 1]
+    assert classifier.predict_proba(TEXTS).shape == INDICATOR.shape
+    assert classifier.decision_function(TEXTS).shape == INDICATOR.shape
+    assert (classifier.predict(TEXTS) == INDICATOR).mean() > 0.8
+    probabilities = 1 / (1 + np.exp(-classifier.decision_function(TEXTS)))
+    np.testing.assert_allclose(
+        classifier.predict_proba(TEXTS), probabilities, atol=1e-6
+    )
+
+
+def test_two_classes_have_one_score_and_more_have_one_each(tiny, fitted):
+    binary = make(tiny).fit(TEXTS, BINARY)
+    margin = binary.decision_function(TEXTS)
+    assert margin.shape == (24,)
+    np.testing.assert_array_equal(binary.predict(TEXTS), (margin > 0).astype(int))
+    assert fitted.decision_function(TEXTS).shape == (24, 3)
+    np.testing.assert_allclose(fitted.predict_proba(TEXTS).sum(axis=1), 1.0)
+
+
+def test_every_text_may_be_a_class_of_its_own(tiny):
+    classifier = make(tiny, early_stopping=True).fit(TEXTS[:20], np.arange(20))
+    assert classifier.predict_proba(TEXTS[:2]).shape == (2, 20)
+
+
+@pytest.mark.parametrize(
+    ("pooling", "expected"),
+    [
+        ("auto", ("mean",)),
+        ("cls", ("cls",)),
+        ("learned_attention", ("learned_attention",)),
+        (np.array(["max", "mean_sqrt_len"]), ("max", "mean_sqrt_len")),
+    ],
+)
+def test_poolings(tiny, pooling, expected):
+    classifier = make(tiny, pooling=pooling).fit(TEXTS, BINARY)
+    assert classifier.pooling_ == expected
+    assert np.isfinite(classifier.predict_proba(TEXTS)).all()
+
+
+def test_one_at_a_time_equals_all_at_once(fitted):
+    together = fitted.predict_proba(TEXTS)
+    apart = np.vstack([fitted.predict_proba([text]) for text in TEXTS])
+    np.testing.assert_allclose(apart, together, atol=1e-5)
+
+
+def test_texts_that_are_cut_are_counted(tiny):
+    with pytest.warns(
+        UserWarning, match=r"24 of 24 texts are longer than max_length=4"
+    ):
+        classifier = make(tiny, max_length=4).fit(TEXTS, BINARY)
+    with pytest.warns(UserWarning, match=r"1 of 1 texts .* 6\d.\d % of all tokens"):
+        classifier.predict(["good film"])
+
+
+# What it tells
+
+
+def test_the_history_tells_of_each_epoch(tiny):
+    classifier = make(
+        tiny, num_layers_to_freeze=0, unfreezing="gradual", head_warmup=1, max_iter=4
+    ).fit(TEXTS, BINARY)
+    assert classifier.schedule_ == [2, 1, 0, 0]
+    assert classifier.n_iter_ == 4
+    assert [h["epoch"] for h in classifier.history_] == [1, 2, 3, 4]
+    assert [h["n_frozen"] for h in classifier.history_] == classifier.schedule_
+    assert classifier.history_[0]["n_trainable"] == 66
+    assert all(h["seconds"] > 0 and h["score"] is None for h in classifier.history_)
+
+
+def test_early_stopping_goes_back_to_the_best_epoch(tiny):
+    classifier = make(
+        tiny, early_stopping=True, max_iter=30, n_iter_no_change=2, scoring="accuracy"
+    ).fit(TEXTS, BINARY)
+    scores = [epoch["score"] for epoch in classifier.history_]
+    assert classifier.best_epoch_ == 1 + int(np.argmax(scores))
+    assert classifier.n_iter_ == min(30, classifier.best_epoch_ + 2)
+
+
+def test_any_scorer_can_judge(tiny):
+    scorer = make_scorer(
+        log_loss, response_method="predict_proba", greater_is_better=False
+    )
+    classifier = make(tiny, early_stopping=True, scoring=scorer).fit(TEXTS, BINARY)
+    assert all(epoch["score"] < 0 for epoch in classifier.history_)
+
+
+def test_verbose_shows_a_bar(tiny, capsys):
+    make(tiny, verbose=1).fit(TEXTS, BINARY)
+    assert "training: 100%" in capsys.readouterr().err
+    make(tiny).fit(TEXTS, BINARY)
+    assert "training" not in capsys.readouterr().err
+
+
+class Recorder:
+    """A callback of scikit-learn that keeps what it is given, and may ask to stop."""
+
+    def __init__(self, stop_after=99):
+        self.stop_after = stop_after
+        self.kept = []
+        self.finished = False
+
+    def setup(self, estimator, context):
+        pass
+
+    def on_fit_task_begin(self, estimator, context):
+        pass
+
+    def on_fit_task_end(self, estimator, context, *, X=None, fitted_estimator=None):
+        if context.task_name == "epoch":
+            self.kept.append((fitted_estimator, fitted_estimator.predict_proba(X)))
+        return len(self.kept) >= self.stop_after
+
+    def teardown(self, estimator, context):
+        self.finished = True
+
+
+def test_callbacks_see_every_epoch_and_keep_its_weights(tiny):
+    pytest.importorskip("sklearn.callback")
+    recorder = Recorder()
+    classifier = make(tiny, max_iter=3).set_callbacks(recorder).fit(TEXTS, BINARY)
+    assert len(recorder.kept) == 3
+    assert recorder.finished
+    for estimator, then in recorder.kept:
+        np.testing.assert_allclose(estimator.predict_proba(TEXTS), then, atol=1e-6)
+    np.testing.assert_allclose(then, classifier.predict_proba(TEXTS), atol=1e-6)
+    assert np.abs(recorder.kept[0][1] - then).max() > 1e-4
+
+
+def test_a_callback_may_end_training(tiny):
+    pytest.importorskip("sklearn.callback")
+    classifier = make(tiny, max_iter=9).set_callbacks(Recorder(2)).fit(TEXTS, BINARY)
+    assert classifier.n_iter_ == 2
+
+
+# In scikit-learn's tools
+
+
+@pytest.mark.parametrize("n_jobs", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_grid_over_frozen_layers(tiny, n_jobs):
+    grid = {"num_layers_to_freeze": [0, np.int64(1), 2], "head": ["linear", "mlp"]}
+    search = GridSearchCV(
+        make(tiny, max_iter=1), grid, cv=2, n_jobs=n_jobs, error_score="raise"
+    ).fit(TEXTS, BINARY)
+    assert len(search.cv_results_["params"]) == 6
+    assert search.predict(TEXTS).shape == (24,)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda classifier: CalibratedClassifierCV(classifier, cv=2),
+        lambda classifier: VotingClassifier([("a", classifier)], voting="soft"),
+    ],
+    ids=["calibrated", "voting"],
+)
+def test_it_works_inside_other_classifiers(tiny, wrap):
+    assert wrap(make(tiny)).fit(TEXTS, NAMES).predict_proba(TEXTS).shape == (24, 3)
+
+
+def test_cross_validation_takes_frames(tiny):
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"title": TEXTS})
+    scores = cross_val_score(make(tiny), frame, BINARY, cv=2, error_score="raise")
+    assert scores.shape == (2,)
+
+
+def test_clone_takes_parameters_and_no_weights(fitted):
+    params = fitted.get_params()
+    assert clone(fitted).get_params() == params
+    with pytest.raises(NotFittedError):
+        clone(fitted).predict(TEXTS)
+
+
+# Files
+
+
+def test_a_pickle_carries_the_trained_weights_alone(tiny, fitted):
+    stored = pickle.dumps(fitted)
+    n_trained = fitted.history_[-1]["n_trainable"]
+    assert 4 * n_trained < len(stored) < 4 * n_trained + 10_000
+    for other in (pickle.loads(stored), copy.deepcopy(fitted)):
+        np.testing.assert_array_equal(
+            other.predict_proba(TEXTS), fitted.predict_proba(TEXTS)
+        )
+
+
+def test_unpickling_imports_no_torch(fitted, tmp_path):
+    (tmp_path / "classifier.pkl").write_bytes(pickle.dumps(fitted))
+    code = (
+        "import pickle, sys; pickle.load(open(sys.argv[1], 'rb')); "
+        "assert not {'torch', 'transformers'} & set(sys.modules)"
+    )
+    subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "classifier.pkl")], check=True
+    )
+
+
+def test_another_encoder_under_the_same_name_is_refused(tmp_path):
+    place = tmp_path / "encoder"
+    make_tiny_encoder(place)
+    stored = pickle.dumps(make(str(place)).fit(TEXTS, NAMES))
+    shutil.rmtree(place)
+    make_tiny_encoder(place, seed=1)
+    with pytest.raises(ValueError, match=r"files of model=.* changed since fit"):
+        pickle.loads(stored).predict(TEXTS)
+
+
+@pytest.fixture(scope="module")
+def saved(tiny, tmp_path_factory):
+    """Return a classifier and where it was saved."""
+    classifier = make(
+        tiny, pooling=["cls", "mean"], prompt="of ", max_length=20, head="mlp",
+        class_weight={"good": 1.0, "fine": 2.0, "bad": 1.5}, early_stopping=True,
+    ).fit(TEXTS, NAMES)  # fmt: skip
+    place = tmp_path_factory.mktemp("saved") / "classifier"
+    classifier.save(place)
+    return classifier, place
+
+
+def test_load_gives_what_was_saved(saved):
+    classifier, place = saved
+    loaded = BertFineTuneClassifier.load(place)
+    np.testing.assert_array_equal(
+        loaded.predict_proba(TEXTS), classifier.predict_proba(TEXTS)
+    )
+    assert loaded.get_params() == classifier.get_params() | {"pooling": ["cls", "mean"]}
+    for name in ("history_", "schedule_", "best_epoch_", "pooling_", "max_length_",
+                 "prompt_", "fingerprint_", "n_iter_"):  # fmt: skip
+        assert getattr(loaded, name) == getattr(classifier, name), name
+    np.testing.assert_array_equal(loaded.classes_, classifier.classes_)
+    assert loaded.classes_.dtype == classifier.classes_.dtype
+    np.testing.assert_array_equal(
+        loaded.fit(TEXTS, NAMES).predict_proba(TEXTS), classifier.predict_proba(TEXTS)
+    )
+
+
+def test_nothing_that_is_saved_is_a_pickle(saved):
+    _, place = saved
+    files = {path.suffix for path in place.rglob("*") if path.is_file()}
+    assert files <= {".json", ".safetensors", ".txt"}
+
+
+def test_what_is_saved_is_a_model_for_the_others(saved):
+    sentence_transformers = pytest.importorskip("sentence_transformers")
+    from transformers import AutoModel, AutoTokenizer
+
+    classifier, place = saved
+    vectorizer = BertVectorizer(place)
+    features = vectorizer.fit_transform(TEXTS)
+    assert vectorizer.pooling_ == ("cls", "mean")
+    assert vectorizer.prompt_ == "of "
+    assert vectorizer.max_length_ == 20
+    theirs = sentence_transformers.SentenceTransformer(str(place), device="cpu")
+    np.testing.assert_allclose(features, theirs.encode(TEXTS), atol=1e-5)
+    model = AutoModel.from_pretrained(place)
+    inputs = AutoTokenizer.from_pretrained(place)(["of good film"], return_tensors="pt")
+    first = model(**inputs).last_hidden_state[0, 0].detach().numpy()
+    np.testing.assert_allclose(features[0, :32], first, atol=1e-5)
+    network = classifier._network()
+    states, counted = network._states(network.pieces(TEXTS))
+    pooled = network.head.pool(states, counted).detach().numpy()
+    np.testing.assert_allclose(features, pooled, atol=1e-5)
+
+
+def test_a_trained_query_is_declared_as_the_mean(tiny, tmp_path):
+    classifier = make(tiny, pooling="learned_attention").fit(TEXTS, NAMES)
+    classifier.save(tmp_path / "saved")
+    assert BertVectorizer(tmp_path / "saved").fit([]).pooling_ == ("mean",)
+    loaded = BertFineTuneClassifier.load(tmp_path / "saved")
+    np.testing.assert_array_equal(
+        loaded.predict_proba(TEXTS), classifier.predict_proba(TEXTS)
+    )
+
+
+def test_a_saved_classifier_needs_the_encoder_it_began_from_no_more(tmp_path):
+    place = make_tiny_encoder(tmp_path / "encoder")
+    classifier = make(place).fit(TEXTS, NAMES)
+    classifier.save(tmp_path / "saved")
+    expected = classifier.predict_proba(TEXTS)
+    shutil.rmtree(place)
+    loaded = BertFineTuneClassifier.load(tmp_path / "saved")
+    np.testing.assert_array_equal(loaded.predict_proba(TEXTS), expected)
+    np.testing.assert_array_equal(
+        pickle.loads(pickle.dumps(loaded)).predict_proba(TEXTS), expected
+    )
+
+
+def test_a_pickle_may_carry_a_path(tiny, tmp_path):
+    classifier = make(tiny, weights_in_pickle=False).fit(TEXTS, NAMES)
+    with pytest.raises(ValueError, match=r"save was not called: call save"):
+        pickle.dumps(classifier)
+    classifier.save(tmp_path / "saved")
+    stored = pickle.dumps(classifier)
+    assert len(stored) < 10_000
+    np.testing.assert_array_equal(
+        pickle.loads(stored).predict_proba(TEXTS), classifier.predict_proba(TEXTS)
+    )
+    shutil.rmtree(tmp_path / "saved")
+    with pytest.raises(ValueError, match=r"are in '.*saved', and it is not there"):
+        pickle.loads(stored).predict(TEXTS)
+
+
+def test_a_directory_that_holds_something_is_not_written_over(fitted, tmp_path):
+    (tmp_path / "note.txt").write_text("mine")
+    with pytest.raises(ValueError, match=r"directory='.*' is not empty; pass a new"):
+        fitted.save(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["note.txt"]
+
+
+def test_a_save_that_fails_leaves_nothing(fitted, tmp_path, monkeypatch):
+    from sklearn_bert.training import TunedNetwork
+
+    def fail(self, directory):
+        (directory / "config.json").write_text("{}")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(TunedNetwork, "save", fail)
+    with pytest.raises(OSError, match="disk full"):
+        fitted.save(tmp_path / "saved")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_json_cannot_hold_is_named(tiny, tmp_path):
+    scorer = make_scorer(log_loss)
+    classifier = make(tiny).fit(TEXTS, NAMES).set_params(scoring=scorer)
+    with pytest.raises(ValueError, match=r"scoring holds .* set_params\(scoring=None"):
+        classifier.save(tmp_path / "saved")
+
+
+@pytest.mark.parametrize(
+    "y", [BINARY, BINARY.astype(bool), BINARY - 0.0, NAMES.astype(object)]
+)
+def test_classes_keep_their_type(tiny, tmp_path, y):
+    classifier = make(tiny, max_iter=1).fit(TEXTS, y)
+    classifier.save(tmp_path / "saved")
+    loaded = BertFineTuneClassifier.load(tmp_path / "saved")
+    assert loaded.classes_.dtype == classifier.classes_.dtype
+    np.testing.assert_array_equal(loaded.predict(TEXTS), classifier.predict(TEXTS))
+
+
+def test_what_save_did_not_write_is_refused(saved, tiny, tmp_path):
+    _, place = saved
+    with pytest.raises(ValueError, match=r"holds no classifier that save wrote"):
+        BertFineTuneClassifier.load(tiny)
+    shutil.copytree(place, tmp_path / "copy")
+    other = make_tiny_encoder(tmp_path / "other", seed=1)
+    shutil.copyfile(f"{other}/tokenizer.json", tmp_path / "copy" / "tokenizer.json")
+    weights = tmp_path / "copy" / "tokenizer.json"
+    weights.write_text(weights.read_text() + "\n")
+    with pytest.raises(ValueError, match=r"are in '.*copy', and its files changed"):
+        BertFineTuneClassifier.load(tmp_path / "copy")
+    file = tmp_path / "copy" / "finetune.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"format": 0}))
+    with pytest.raises(ValueError, match="has format 0 and this version"):
+        BertFineTuneClassifier.load(tmp_path / "copy")
+
+
+# Checkpoints
+
+
+def test_a_stopped_fit_goes_on_and_another_is_refused(tiny, tmp_path):
+    pytest.importorskip("sklearn.callback")
+
+    class Stopped(Exception):
+        pass
+
+    class Stop(Recorder):
+        def on_fit_task_end(self, estimator, context):
+            self.kept.append(context.task_name)
+            if len(self.kept) == 2:
+                raise Stopped
+
+    options = {
+        "max_iter": 4, "early_stopping": True, "n_iter_no_change": 4,
+        "num_layers_to_freeze": 0, "unfreezing": "gradual",
+    }  # fmt: skip
+    whole = make(tiny, **options).fit(TEXTS, NAMES)
+    classifier = make(tiny, **options, checkpoint_dir=tmp_path)
+    with pytest.raises(Stopped):
+        clone(classifier).set_callbacks(Stop()).fit(TEXTS, NAMES)
+    classifier.fit(TEXTS, NAMES)
+    np.testing.assert_array_equal(
+        classifier.predict_proba(TEXTS), whole.predict_proba(TEXTS)
+    )
+    assert [h["score"] for h in classifier.history_] == [
+        h["score"] for h in whole.history_
+    ]
+    for name, value in {
+        "label_smoothing": 0.1, "scoring": "f1_macro", "random_state": 1,
+    }.items():  # fmt: skip
+        other = clone(classifier).set_params(**{name: value})
+        with pytest.raises(ValueError, match=rf"another run: .*{name}"):
+            other.fit(TEXTS, NAMES)
+    with pytest.raises(ValueError, match=r"another run: .*X"):
+        clone(classifier).fit([*TEXTS[1:], TEXTS[0]], NAMES)
+
+
+def test_without_a_seed_a_fit_goes_on_with_the_one_it_had(tiny, tmp_path):
+    options = {"random_state": None, "checkpoint_dir": tmp_path}
+    first = make(tiny, **options).fit(TEXTS, NAMES)
+    again = make(tiny, **options).fit(TEXTS, NAMES)
+    np.testing.assert_array_equal(
+        again.predict_proba(TEXTS), first.predict_proba(TEXTS)
+    )
+
+
+# Errors
+
+
+@pytest.mark.parametrize(
+    ("params", "error", "message"),
+    [
+        ({"model": None}, TypeError, "model must be the name"),
+        ({"num_layers_to_freeze": 3}, ValueError, r"=3 is out of range: .* 2 blocks"),
+        ({"num_layers_to_freeze": 1.0}, TypeError, "num_layers_to_freeze must be an"),
+        ({"unfreezing": "slow"}, ValueError, "unfreezing must be one of 'none', 'gr"),
+        ({"pooling": "attention"}, ValueError, "pooling must be one of .*learned_att"),
+        ({"pooling": []}, TypeError, "non-empty sequence of these without 'auto'"),
+        ({"pooling": ["cls", "cls"]}, ValueError, "must not name a pooling twice"),
+        ({"max_length": 900}, ValueError, "max_length=900 is more than this encoder"),
+        ({"max_length": 2}, ValueError, "max_length=2 leaves no room .* at least 3"),
+        ({"prompt": 1}, TypeError, "prompt must be a str or None"),
+        ({"missing": "drop"}, ValueError, "missing must be one of"),
+        ({"batch_size": 0}, ValueError, "batch_size must be at least 1"),
+        ({"device": "gpu"}, ValueError, "device must be 'auto'"),
+        ({"dtype": "int8"}, ValueError, "dtype must be one of"),
+        ({"revision": 1}, TypeError, "revision must be"),
+        ({"verbose": "yes"}, TypeError, "verbose must be"),
+        ({"head": "svm"}, ValueError, "head must be one of 'linear', 'mlp'"),
+        ({"hidden_size": 0}, ValueError, "hidden_size must be at least 1"),
+        ({"head_warmup": "lr"}, ValueError, "head_warmup must be one of 'probe'"),
+        ({"head_warmup": -1}, ValueError, "head_warmup must be at least 0"),
+        ({"max_iter": 0}, ValueError, "max_iter must be at least 1"),
+        ({"texts_per_step": 0}, ValueError, "texts_per_step must be at least 1"),
+        ({"learning_rate": 0}, ValueError, "learning_rate must be finite and above 0"),
+        ({"layer_decay": 1.5}, ValueError, "layer_decay must be between 0 and 1"),
+        ({"warmup": "all"}, TypeError, "warmup must be a number"),
+        ({"weight_decay": -1}, ValueError, "weight_decay must be at least 0"),
+        ({"max_grad_norm": 0}, ValueError, "max_grad_norm must be finite"),
+        ({"label_smoothing": 2}, ValueError, "label_smoothing must be between 0 and 1"),
+        ({"early_stopping": 1}, TypeError, "early_stopping must be True or False"),
+        ({"n_iter_no_change": 0}, ValueError, "n_iter_no_change must be at least 1"),
+        (
+            {"early_stopping": True, "validation_fraction": 1.0},
+            ValueError,
+            "needs at least 2 texts",
+        ),
+        ({"checkpoint_dir": 3}, TypeError, "checkpoint_dir must be a directory"),
+        ({"weights_in_pickle": 1}, TypeError, "weights_in_pickle must be True or Fal"),
+    ],
+)  # fmt: skip
+def test_a_wrong_parameter_is_named(tiny, params, error, message):
+    params = {"model": tiny, **params}
+    with pytest.raises(error, match=message):
+        BertFineTuneClassifier(**params).fit(TEXTS, BINARY)
+
+
+@pytest.mark.parametrize(
+    ("y", "sample_weight", "message"),
+    [
+        (BINARY[:5], None, r"y has 5 rows for 24 texts"),
+        (np.zeros(24), None, r"y needs at least two classes, got one class"),
+        (np.linspace(0, 1, 24), None, r"continuous"),
+        (None, None, r"requires y to be passed"),
+        (BINARY, np.ones(5), r"sample_weight has shape \(5,\) for 24 texts"),
+        (BINARY, np.zeros(24), r"sample_weight must not be zero for every text"),
+        (BINARY, -WEIGHTS, r"sample_weight must not be negative, first in row 0"),
+    ],
+)
+def test_a_wrong_target_or_weight_is_named(tiny, y, sample_weight, message):
+    with pytest.raises(ValueError, match=message):
+        make(tiny).fit(TEXTS, y, sample_weight=sample_weight)
+
+
+def test_a_failed_fit_leaves_nothing_behind(tiny):
+    classifier = make(tiny).fit(TEXTS, BINARY)
+    with pytest.raises(ValueError, match="y has 5 rows"):
+        classifier.fit(TEXTS, BINARY[:5])
+    with pytest.raises(NotFittedError):
+        classifier.predict(TEXTS)
+    assert not hasattr(classifier, "history_")
+
+
+def test_device_may_be_set_after_fit_but_no_parameter_that_decides(fitted):
+    classifier = copy.deepcopy(fitted).set_params(device="cpu", batch_size=2)
+    np.testing.assert_allclose(
+        classifier.predict_proba(TEXTS), fitted.predict_proba(TEXTS), atol=1e-5
+    )
+    with pytest.raises(ValueError, match=r"pooling was 'auto' in fit and is 'max' now"):
+        classifier.set_params(pooling="max").predict(TEXTS)
+
+
+def test_a_pooling_that_sklearn_bert_does_not_have_is_named(tiny, monkeypatch):
+    from sklearn_bert import finetune
+
+    find = finetune.find_checkpoint
+
+    def declaring(*args, **kwargs):
+        checkpoint = find(*args, **kwargs)
+        declared = replace(checkpoint.declared, pooling=("lasttoken",))
+        return replace(checkpoint, declared=declared)
+
+    monkeypatch.setattr(finetune, "find_checkpoint", declaring)
+    with pytest.raises(
+        ValueError, match=r"declares the pooling lasttoken, .* Name one"
+    ):
+        make(tiny).fit(TEXTS, BINARY)
+
+
+# Meaning
+
+
+@pytest.mark.slow
+def test_two_trained_layers_beat_the_probe_on_real_reviews(read_data):
+    texts, labels = read_data("mr/mr.csv.gz")
+    order = np.random.default_rng(0).permutation(len(texts))
+    rows, test = order[:600], order[-600:]
+    X, y = [texts[i] for i in rows], np.array(labels)[rows]
+    X_test, y_test = [texts[i] for i in test], np.array(labels)[test]
+    tuned = BertFineTuneClassifier(random_state=0).fit(X, y)
+    probe = BertProbeClassifier().fit(X, y)
+    assert tuned.score(X_test, y_test) > probe.score(X_test, y_test)

@@ -1,0 +1,718 @@
+"""What trains, what stays, and that a step is the step one would write by hand."""
+
+import json
+import math
+import os
+import random
+import re
+import subprocess
+import sys
+from contextlib import closing
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from checkpoints import ARCHITECTURES, build_checkpoint
+from safetensors.torch import load_file
+from transformers import AutoModel, AutoTokenizer
+
+from sklearn_bert import encoder, training
+from sklearn_bert.checkpoint import find_checkpoint
+from sklearn_bert.datasets import make_tiny_encoder
+from sklearn_bert.training import (
+    Data,
+    Design,
+    FrozenStates,
+    Recipe,
+    Trainer,
+    TunedNetwork,
+    seed_of,
+)
+
+TEXTS = [
+    f"{adjective} {noun}{tail}"
+    for noun, tail in (("film", ""), ("plot", " and cast"), ("joke", "!"))
+    for adjective in ("good", "fine", "bad", "dull")
+]
+CLASSES = np.array([1, 1, 0, 0] * 3)
+LABELS = np.column_stack([CLASSES, [0, 1] * 6, [1, 0, 0] * 4]).astype(np.float32)
+DESIGN = Design(
+    poolings=("mean",), max_length=64, prompt="", hidden_size=0, n_outputs=2,
+    is_multilabel=False, dtype="float32",
+)  # fmt: skip
+RECIPE = Recipe(
+    n_frozen=1, unfreezing="none", head_warmup=0, texts_per_step=4, max_iter=2,
+    learning_rate=1e-3, head_learning_rate=1e-2, layer_decay=0.9, warmup=0.0,
+    weight_decay=0.01, max_grad_norm=1.0, label_smoothing=0.0, n_iter_no_change=None,
+    seed=0,
+)  # fmt: skip
+DATA = Data(TEXTS, CLASSES, np.ones(12, dtype=np.float32))
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    """Directory of a tiny encoder of three layers without dropout."""
+    place = tmp_path_factory.mktemp("plain")
+    make_tiny_encoder(place, n_layers=3)
+    config = json.loads((place / "config.json").read_text())
+    config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    (place / "config.json").write_text(json.dumps(config))
+    return str(place)
+
+
+@pytest.fixture(scope="module")
+def with_dropout(tmp_path_factory):
+    return make_tiny_encoder(tmp_path_factory.mktemp("with_dropout"), n_layers=3)
+
+
+def network_of(place, **changes):
+    return TunedNetwork(find_checkpoint(place), replace(DESIGN, **changes), "cpu")
+
+
+def train(place, data=DATA, design=None, **changes):
+    """Return a trainer that has finished; options of Trainer may be among changes."""
+    options = {
+        key: changes.pop(key)
+        for key in ("batch_size", "checkpoint_dir", "keeps_states", "score", "identity")
+        if key in changes
+    }
+    network = network_of(place, **(design or {}))
+    trainer = Trainer(network, replace(RECIPE, **changes), data, **options)
+    with closing(trainer):
+        while not trainer.is_done:
+            trainer.run_epoch()
+        trainer.finish()
+    return trainer
+
+
+def weights_of(network):
+    return {k: p.detach().clone() for k, p in network._all_parameters().items()}
+
+
+def assert_same_weights(found, expected, **tolerance):
+    """Compare bitwise, or to a tolerance.
+
+    A key's bias moves no attention: its gradient is rounding, of which Adam makes steps
+    of full length, so that it is left out of the second comparison.
+    """
+    assert found.keys() == expected.keys()
+    for name, values in expected.items():
+        if not tolerance:
+            assert torch.equal(found[name], values), name
+        elif not name.endswith("key.bias"):
+            torch.testing.assert_close(found[name], values, **tolerance, msg=name)
+
+
+# What trains
+
+
+@pytest.mark.parametrize("n_frozen", [0, 1, 2, 3])
+def test_weights_below_the_boundary_stay_bitwise_and_those_above_change(
+    with_dropout, n_frozen
+):
+    before = weights_of(network_of(with_dropout))
+    after = weights_of(train(with_dropout, n_frozen=n_frozen).network)
+    for name, values in after.items():
+        block = name.partition("layer.")[2].partition(".")[0]
+        is_trained = int(block) >= n_frozen if block else n_frozen == 0
+        if name.startswith("head."):
+            is_trained = True
+        if "pooler" in name:
+            is_trained = False
+        if name.endswith("key.bias") and is_trained:
+            continue  # see assert_same_weights
+        assert is_trained != torch.equal(values, before[name]), name
+
+
+def test_frozen_parameters_get_no_gradient(plain):
+    trainer = Trainer(network_of(plain), replace(RECIPE, n_frozen=2), DATA)
+    trainer.network.freeze(2)
+    trainer._step(np.arange(4), 1.0)
+    trainer.close()
+    for name, parameter in trainer.network._all_parameters().items():
+        is_trained = "layer.2." in name or name.startswith("head.")
+        assert (parameter.grad is not None) == is_trained, name
+
+
+def test_learning_rates_fall_by_layer_and_gains_are_not_decayed(plain):
+    trainer = Trainer(network_of(plain), replace(RECIPE, n_frozen=0), DATA)
+    trainer.close()
+    found = {}
+    for group in trainer._optimizer.param_groups:
+        for parameter in group["params"]:
+            found[id(parameter)] = group["base"], group["weight_decay"]
+    own = trainer.network._all_parameters()
+    rate = {name: found[id(p)][0] for name, p in own.items() if id(p) in found}
+    assert rate["encoder.encoder.layer.2.output.dense.weight"] == 1e-3
+    assert rate["encoder.encoder.layer.0.output.dense.weight"] == pytest.approx(8.1e-4)
+    word = "encoder.embeddings.word_embeddings.weight"
+    assert rate[word] == pytest.approx(1e-3 * 0.9**3)
+    assert rate["head.classifier.0.weight"] == 1e-2
+    gains = [p for p in own.values() if p.ndim == 1 and id(p) in found]
+    assert {found[id(p)][1] for p in gains} == {0.0}
+    assert found[id(own[word])][1] == 0.01
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"n_frozen": 4, "max_iter": 3}, [4, 4, 4]),
+        ({"n_frozen": 4, "max_iter": 3, "head_warmup": 1}, [6, 4, 4]),
+        ({"n_frozen": 4, "max_iter": 4, "unfreezing": "gradual"}, [6, 5, 4, 4]),
+        ({"n_frozen": 0, "max_iter": 4, "unfreezing": "gradual"}, [6, 4, 2, 0]),
+        (
+            {"n_frozen": 3, "unfreezing": "gradual", "head_warmup": "probe",
+             "max_iter": 4},
+            [5, 4, 3, 3],
+        ),
+        ({"n_frozen": 2, "max_iter": 2, "head_warmup": 5}, [6, 6]),
+        ({"n_frozen": 6, "max_iter": 2, "unfreezing": "gradual"}, [6, 6]),
+    ],
+)  # fmt: skip
+def test_the_schedule_unfreezes_from_the_top(changes, expected):
+    assert replace(RECIPE, **changes).schedule(6) == expected
+
+
+def test_gradual_unfreezing_trains_more_blocks_each_epoch(with_dropout):
+    trainer = train(with_dropout, n_frozen=0, unfreezing="gradual", max_iter=4)
+    assert [epoch["n_frozen"] for epoch in trainer.history] == [3, 2, 1, 0]
+    sizes = [epoch["n_trainable"] for epoch in trainer.history]
+    assert sizes[0] == 2 * 32 + 2
+    assert sizes == sorted(set(sizes))
+
+
+def test_the_learning_rate_rises_and_falls_linearly(plain):
+    trainer = train(plain, warmup=0.5, max_iter=2)  # six steps, three of them up
+    rates = [trainer._factor(step) for step in range(6)]
+    np.testing.assert_allclose(rates, [1 / 4, 2 / 4, 3 / 4, 1, 2 / 3, 1 / 3])
+
+
+# A step
+
+
+def test_a_step_of_full_fine_tuning_is_the_one_written_by_hand(plain):
+    network = network_of(plain)
+    recipe = replace(
+        RECIPE, n_frozen=0, texts_per_step=12, max_iter=1, label_smoothing=0.1
+    )
+    weights = np.linspace(0.5, 1.5, 12).astype(np.float32)
+    trainer = Trainer(network, recipe, Data(TEXTS, CLASSES, weights))
+    state = {k: v.clone() for k, v in network.head.classifier.state_dict().items()}
+    trainer.run_epoch()
+    trainer.finish()
+
+    model = AutoModel.from_pretrained(plain)
+    head = torch.nn.Sequential(torch.nn.Linear(32, 2))
+    head.load_state_dict(state)
+    groups = []
+    for part, depth in [
+        (model.embeddings, 3), (model.encoder.layer[0], 2), (model.encoder.layer[1], 1),
+        (model.encoder.layer[2], 0),
+    ]:  # fmt: skip
+        for parameter in part.parameters():
+            decay = 0.01 if parameter.ndim > 1 else 0.0
+            groups.append(
+                {"params": [parameter], "lr": 1e-3 * 0.9**depth, "weight_decay": decay}
+            )
+    groups.append({"params": [head[0].weight], "lr": 1e-2, "weight_decay": 0.01})
+    groups.append({"params": [head[0].bias], "lr": 1e-2, "weight_decay": 0.0})
+    optimizer = torch.optim.AdamW(groups)
+    inputs = AutoTokenizer.from_pretrained(plain)(
+        TEXTS, padding=True, return_tensors="pt"
+    )
+    states = model(**inputs).last_hidden_state
+    mask = inputs["attention_mask"].unsqueeze(-1)
+    scores = head((states * mask).sum(1) / mask.sum(1))
+    losses = torch.nn.functional.cross_entropy(
+        scores, torch.from_numpy(CLASSES), reduction="none", label_smoothing=0.1
+    )
+    loss = (losses * torch.from_numpy(weights)).mean()
+    loss.backward()
+    everything = [p for group in groups for p in group["params"]]
+    torch.nn.utils.clip_grad_norm_(everything, 1.0)
+    optimizer.step()
+
+    assert trainer.history[0]["loss"] == pytest.approx(loss.item(), abs=1e-5)
+    expected = {f"encoder.{k}": p for k, p in model.named_parameters()}
+    expected |= {f"head.classifier.{k}": p for k, p in head.named_parameters()}
+    expected = {name: values.detach() for name, values in expected.items()}
+    assert_same_weights(weights_of(network), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("head_warmup", ["probe", 0])
+@pytest.mark.parametrize("place", ["plain", "with_dropout"])
+@pytest.mark.parametrize("n_frozen", [1, 2, 3])
+def test_stored_states_train_as_recomputed_ones(request, place, n_frozen, head_warmup):
+    options = {"n_frozen": n_frozen, "head_warmup": head_warmup}
+    place = request.getfixturevalue(place)
+    stored = train(place, **options)
+    recomputed = train(place, **options, keeps_states=False)
+    assert_same_weights(
+        weights_of(stored.network), weights_of(recomputed.network), atol=2e-4, rtol=0
+    )
+    losses = [[epoch["loss"] for epoch in t.history] for t in (stored, recomputed)]
+    np.testing.assert_allclose(*losses, rtol=1e-4)
+
+
+def test_frozen_layers_run_once(with_dropout, monkeypatch):
+    network = network_of(with_dropout)
+    runs = [0, 0, 0]
+    for i, block in enumerate(network._blocks):
+        block.attention.register_forward_pre_hook(
+            lambda module, args, i=i: runs.__setitem__(i, runs[i] + 1)
+        )
+    trainer = Trainer(network, replace(RECIPE, n_frozen=2, max_iter=3), DATA)
+    before = list(runs)
+    while not trainer.is_done:
+        trainer.run_epoch()
+    trainer.finish()
+    assert [now - was for now, was in zip(runs, before, strict=True)] == [0, 0, 9]
+
+
+def test_small_batches_add_up_to_the_same_step(plain):
+    together = train(plain, texts_per_step=12)
+    one_by_one = train(plain, texts_per_step=12, batch_size=1)
+    assert_same_weights(
+        weights_of(together.network), weights_of(one_by_one.network), atol=2e-4, rtol=0
+    )
+
+
+def test_a_multilabel_target_has_a_sigmoid_per_label(plain):
+    data = Data(TEXTS, LABELS, DATA.weights)
+    design = {"n_outputs": 3, "is_multilabel": True}
+    trainer = train(plain, data, design, max_iter=30, head_warmup="probe")
+    found = trainer.network.predict(TEXTS, None) > 0
+    assert (found == LABELS).mean() > 0.95
+
+
+@pytest.mark.parametrize("hidden_size", [0, 8])
+def test_the_head_starts_fitted(plain, hidden_size, monkeypatch):
+    monkeypatch.setattr(training, "_PROBE_C", {1: 1.0, 2: 1.0})
+    trainer = Trainer(
+        network_of(plain, hidden_size=hidden_size),
+        replace(RECIPE, head_warmup="probe", n_frozen=3), DATA,
+    )  # fmt: skip
+    trainer.close()
+    found = trainer.network.predict(TEXTS, None).argmax(axis=1)
+    assert (found == CLASSES).mean() > 0.9
+
+
+def test_the_probe_start_is_logistic_regression(plain, monkeypatch):
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import StandardScaler
+
+    monkeypatch.setattr(training, "_PROBE_C", {1: 0.5})
+    trainer = Trainer(
+        network_of(plain), replace(RECIPE, head_warmup="probe", n_frozen=3), DATA
+    )
+    states = trainer._states
+    Z = np.stack([states.rows(i).mean(axis=0) for i in range(12)])
+    trainer.close()
+    plain_fit = LogisticRegression(C=0.5, tol=1e-8).fit(
+        StandardScaler().fit_transform(Z), CLASSES
+    )
+    expected = plain_fit.decision_function(StandardScaler().fit_transform(Z))
+    scores = trainer.network.predict(TEXTS, None)
+    np.testing.assert_allclose(scores[:, 1] - scores[:, 0], expected, atol=2e-3)
+
+
+# Order and chance
+
+
+def test_an_epoch_takes_every_text_once_in_an_order_of_its_own(plain):
+    trainer = train(plain, max_iter=1)
+    first, again, second = (trainer._steps(epoch) for epoch in (0, 0, 1))
+    assert sorted(np.concatenate(first)) == list(range(12))
+    assert [len(step) for step in first] == [4, 4, 4]
+    assert all(map(np.array_equal, first, again))
+    assert not all(map(np.array_equal, first, second))
+
+
+def test_texts_of_a_step_are_of_like_length(plain):
+    texts = ["a" * n for n in range(1, 41)]
+    data = Data(texts, np.arange(40) % 2, np.ones(40, dtype=np.float32))
+    trainer = Trainer(network_of(plain), RECIPE, data)
+    trainer.close()
+    spreads = [np.ptp(trainer._lengths[step]) for step in trainer._steps(0)]
+    assert max(spreads) == 3
+
+
+def test_a_small_rest_is_shared_out_among_steps(plain):
+    data = Data(TEXTS[:9], CLASSES[:9], DATA.weights[:9])
+    trainer = Trainer(network_of(plain), RECIPE, data)
+    trainer.close()
+    assert sorted(len(step) for step in trainer._steps(0)) == [3, 3, 3]
+
+
+def test_training_repeats_bitwise_and_another_seed_differs(with_dropout):
+    first, second = (weights_of(train(with_dropout).network) for _ in range(2))
+    assert_same_weights(first, second)
+    other = weights_of(train(with_dropout, seed=1).network)
+    assert not torch.equal(
+        other["head.classifier.0.weight"], first["head.classifier.0.weight"]
+    )
+
+
+def test_nobody_elses_random_numbers_change(with_dropout):
+    torch.manual_seed(3)
+    numpy_state = np.random.mtrand._rand.get_state
+    before = torch.get_rng_state(), numpy_state()[1].tolist(), random.getstate()
+    train(with_dropout, head_warmup="probe")
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert numpy_state()[1].tolist() == before[1]
+    assert random.getstate() == before[2]
+
+
+def test_the_frozen_encoders_of_the_process_are_left_alone(with_dropout):
+    frozen = encoder.get_encoder(find_checkpoint(with_dropout), "cpu", "float32")
+    plan = encoder.Plan({"mean": (0, 3)}, max_length=64)
+    before = frozen.encode(TEXTS, plan).columns["mean"].copy()
+    known = dict(encoder._registry)
+    train(with_dropout, n_frozen=0)
+    assert dict(encoder._registry) == known
+    np.testing.assert_array_equal(frozen.encode(TEXTS, plan).columns["mean"], before)
+
+
+# Architectures
+
+BOUNDARIES = {"albert": [3]}
+REFUSED = {"mobilebert", "convbert"}
+
+
+@pytest.mark.parametrize("name", sorted(set(ARCHITECTURES) - REFUSED))
+def test_every_architecture_starts_from_the_states_of_any_layer(name, tmp_path):
+    place = str(build_checkpoint(name, tmp_path / name))
+    network = network_of(place, max_length=32)
+    for layer in BOUNDARIES.get(name, [1, 2, 3]):
+        assert network.can_start_at(layer), layer
+
+
+@pytest.mark.parametrize("name", ["deberta_v2", "distilbert", "electra", "modernbert"])
+def test_other_architectures_train_above_the_boundary_only(name, tmp_path):
+    place = str(build_checkpoint(name, tmp_path / name))
+    before = weights_of(network_of(place, max_length=32))
+    trainer = train(place, design={"max_length": 32}, n_frozen=2, max_iter=1)
+    changed = {
+        key.removeprefix("encoder.")
+        for key, values in weights_of(trainer.network).items()
+        if not torch.equal(values, before[key]) and not key.startswith("head.")
+    }
+    assert len(changed) > 5
+    assert all(re.search(r"layers?\.2\.|final_norm", name) for name in changed)
+    assert ("final_norm.weight" in changed) == (name == "modernbert")
+
+
+def test_shared_layers_are_frozen_all_or_none(tmp_path):
+    place = str(build_checkpoint("albert", tmp_path / "albert"))
+    with pytest.raises(ValueError, match=r"num_layers_to_freeze=1: all its layers sha"):
+        train(place, design={"max_length": 32}, n_frozen=1)
+    trainer = train(place, design={"max_length": 32}, n_frozen=0, max_iter=1)
+    assert trainer.history[0]["n_trainable"] > 1000
+
+
+@pytest.mark.parametrize("name", sorted(REFUSED))
+def test_a_network_whose_texts_leak_is_refused(name, tmp_path):
+    place = str(build_checkpoint(name, tmp_path / name))
+    with pytest.raises(ValueError, match=r"padded batch differ .* same text alone"):
+        network_of(place, max_length=32)
+
+
+def test_a_pooler_without_weights_is_not_saved_as_if_it_had_any(tmp_path):
+    place = build_checkpoint("bert_no_pooler_weights", tmp_path / "encoder")
+    network = train(str(place), design={"max_length": 32}, max_iter=1).network
+    (tmp_path / "saved").mkdir()
+    network.save(tmp_path / "saved")
+    names = load_file(tmp_path / "saved" / "model.safetensors")
+    assert not any("pooler" in name for name in names)
+
+
+# What does not fit, or goes wrong
+
+
+def test_out_of_memory_halves_the_batch_and_adds_up(plain, monkeypatch):
+    expected = weights_of(train(plain, texts_per_step=12).network)
+    scores, sizes = TunedNetwork.scores, []
+
+    def limited(self, pieces, given=None):
+        sizes.append(len(pieces))
+        if len(pieces) > 3:
+            raise torch.OutOfMemoryError("of a device")
+        return scores(self, pieces, given)
+
+    monkeypatch.setattr(TunedNetwork, "scores", limited)
+    found = train(plain, texts_per_step=12, batch_size=12)
+    assert_same_weights(weights_of(found.network), expected, atol=2e-4, rtol=0)
+    assert sizes[:3] == [12, 6, 3]
+    assert max(sizes[3:]) == 3
+
+
+def test_a_text_that_does_not_fit_alone_is_named(plain, monkeypatch):
+    def full(self, pieces, given=None):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(TunedNetwork, "scores", full)
+    with pytest.raises(torch.OutOfMemoryError, match=r"A single text of \d+ tokens"):
+        train(plain)
+
+
+def test_a_loss_that_is_not_finite_is_said_with_its_cure(plain):
+    with pytest.raises(ValueError, match=r"no longer finite .* smaller learning_rate"):
+        train(plain, n_frozen=0, learning_rate=1e30, max_grad_norm=None)
+
+
+def test_a_broken_encoder_is_said_in_the_first_step(plain):
+    network = network_of(plain)
+    with torch.no_grad():
+        network.model.encoder.layer[2].output.dense.bias.fill_(math.nan)
+    trainer = Trainer(network, replace(RECIPE, n_frozen=0), DATA)
+    with closing(trainer), pytest.raises(ValueError, match=r"step 1 of epoch 1"):
+        trainer.run_epoch()
+
+
+def test_states_are_read_back_as_written():
+    rng = np.random.default_rng(0)
+    rows = [rng.normal(size=(n, 3)).astype(np.float32) for n in (2, 0, 5)]
+    states = FrozenStates(np.array([2, 0, 5]), 3)
+    for i in (2, 0, 1):
+        states.write(i, rows[i])
+    for i in range(3):
+        np.testing.assert_array_equal(states.rows(i), rows[i])
+    states.close()
+
+
+def test_without_room_for_states_frozen_layers_run_again(plain, monkeypatch):
+    expected = train(plain)
+    usage = type(training.shutil.disk_usage("."))(1, 1, 10)
+    monkeypatch.setattr(training.shutil, "disk_usage", lambda path: usage)
+    with pytest.warns(UserWarning, match=r"frozen layers take .* Point TMPDIR"):
+        found = train(plain)
+    assert_same_weights(
+        weights_of(found.network), weights_of(expected.network), atol=2e-4, rtol=0
+    )
+
+
+def test_a_prompt_that_does_not_count_is_left_out_of_the_pooling(plain):
+    checkpoint = find_checkpoint(plain)
+    declared = replace(checkpoint.declared, include_prompt=False)
+    design = replace(DESIGN, prompt="of ", poolings=("mean", "cls", "max"))
+    network = TunedNetwork(replace(checkpoint, declared=declared), design, "cpu")
+    states, counted = network._states(network.pieces(["film"]))
+    pooled = network.head.pool(states, counted)[0]
+    rows = states[0, 3:]  # [CLS], o, f come first
+    torch.testing.assert_close(pooled[:32], rows.mean(dim=0))
+    torch.testing.assert_close(pooled[32:64], rows[0])
+    torch.testing.assert_close(pooled[64:], rows.amax(dim=0))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_computes_less_and_updates_in_full(plain, dtype):
+    trainer = train(plain, design={"dtype": dtype}, max_iter=6)
+    full = train(plain, max_iter=6)
+    assert {p.dtype for p in trainer.trained.values()} == {torch.float32}
+    losses = [t.history[-1]["loss"] for t in (trainer, full)]
+    assert losses[0] == pytest.approx(losses[1], rel=0.2)
+    assert losses[0] != losses[1]
+
+
+# Checkpoints
+
+
+def scores_in(values):
+    given = iter(values)
+    return lambda: next(given)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {}, {"n_frozen": 0, "unfreezing": "gradual"}, {"head_warmup": "probe"},
+        {"design": {"dtype": "float16"}},
+    ],
+    ids=["plain", "gradual", "probe", "float16"],
+)  # fmt: skip
+def test_a_run_that_was_stopped_goes_on_to_the_same_weights(
+    with_dropout, tmp_path, changes
+):
+    changes = {"max_iter": 4, **changes}
+    whole = train(with_dropout, **changes)
+    design = changes.pop("design", {})
+    recipe = replace(RECIPE, **changes)
+    stopped = Trainer(
+        network_of(with_dropout, **design), recipe, DATA, checkpoint_dir=tmp_path
+    )
+    stopped.run_epoch()
+    stopped.run_epoch()
+    stopped.close()
+    resumed = Trainer(
+        network_of(with_dropout, **design), recipe, DATA, checkpoint_dir=tmp_path
+    )
+    assert len(resumed.history) == 2
+    while not resumed.is_done:
+        resumed.run_epoch()
+    resumed.finish()
+    assert_same_weights(weights_of(resumed.network), weights_of(whole.network))
+    assert [h["loss"] for h in resumed.history] == [h["loss"] for h in whole.history]
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.safetensors"]
+
+
+def test_a_finished_run_is_not_run_again(with_dropout, tmp_path):
+    first = train(with_dropout, checkpoint_dir=tmp_path)
+    again = train(with_dropout, checkpoint_dir=tmp_path)
+    assert_same_weights(weights_of(again.network), weights_of(first.network))
+    assert again.history == first.history
+
+
+def test_the_best_epoch_is_kept_and_survives_a_stop(with_dropout, tmp_path):
+    scores = [0.5, 0.9, 0.7, 0.8, 0.1]
+    options = {"n_iter_no_change": 2, "max_iter": 9}
+    two = train(with_dropout, max_iter=9, n_iter_no_change=1,
+                score=scores_in([0.9, 0.8]))  # fmt: skip
+    whole = train(with_dropout, **options, score=scores_in(scores))
+    assert whole.best_epoch == 2
+    assert [h["score"] for h in whole.history] == scores[:4]
+    assert two.best_epoch == 1
+    recipe = replace(RECIPE, **options)
+    stopped = Trainer(
+        network_of(with_dropout), recipe, DATA, checkpoint_dir=tmp_path,
+        score=scores_in(scores),
+    )  # fmt: skip
+    for _ in range(3):
+        stopped.run_epoch()
+    stopped.close()
+    resumed = train(
+        with_dropout, **options, checkpoint_dir=tmp_path, score=scores_in(scores[3:])
+    )
+    assert resumed.best_epoch == 2
+    assert_same_weights(weights_of(resumed.network), weights_of(whole.network))
+
+
+OTHERS = {
+    "learning_rate": ({"learning_rate": 2e-3}, DATA),
+    "random_state": ({"seed": 5}, DATA),
+    "pooling": ({"design": {"poolings": ("max",)}}, DATA),
+    "num_layers_to_freeze": ({"n_frozen": 2}, DATA),
+    "X": ({}, replace(DATA, texts=[*TEXTS[:-1], "other"])),
+    "y": ({}, replace(DATA, targets=1 - CLASSES)),
+    "sample_weight": ({}, replace(DATA, weights=np.linspace(0.5, 1.5, 12))),
+    "scoring": ({"identity": {"scoring": "'f1'"}}, DATA),
+}
+
+
+@pytest.mark.parametrize("what", OTHERS)
+def test_a_checkpoint_of_another_run_is_refused(plain, tmp_path, what):
+    train(plain, checkpoint_dir=tmp_path, identity={"scoring": "None"}, max_iter=1)
+    changes, data = OTHERS[what]
+    changes = {"identity": {"scoring": "None"}, "max_iter": 1, **changes}
+    with pytest.raises(ValueError, match=rf"checkpoint of another run: {what} differ"):
+        train(plain, data, checkpoint_dir=tmp_path, **changes)
+
+
+def test_a_checkpoint_of_another_encoder_is_refused(plain, with_dropout, tmp_path):
+    train(plain, checkpoint_dir=tmp_path, max_iter=1)
+    with pytest.raises(ValueError, match="another run: model differ"):
+        train(with_dropout, checkpoint_dir=tmp_path, max_iter=1)
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda c: b"", lambda c: c[: len(c) // 2], lambda c: b"x" * 100]
+)
+def test_a_damaged_checkpoint_is_refused(plain, tmp_path, damage):
+    train(plain, checkpoint_dir=tmp_path, max_iter=1)
+    file = tmp_path / "checkpoint.safetensors"
+    file.write_bytes(damage(file.read_bytes()))
+    with pytest.raises(ValueError, match=r"cannot be read as a checkpoint .* Delete"):
+        train(plain, checkpoint_dir=tmp_path, max_iter=1)
+    with pytest.raises(ValueError, match="cannot be read as a checkpoint"):
+        seed_of(tmp_path)
+
+
+def test_a_checkpoint_of_another_format_is_refused(plain, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "_FORMAT", 0)
+    train(plain, checkpoint_dir=tmp_path, max_iter=1)
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match=r"has format 0 and this version .* format 1"):
+        train(plain, checkpoint_dir=tmp_path, max_iter=1)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import numpy as np
+from sklearn_bert import training
+from sklearn_bert.checkpoint import find_checkpoint
+from sklearn_bert.training import Data, Design, Recipe, Trainer, TunedNetwork
+
+place, directory = sys.argv[1:3]
+steps_left, saves_left = 0, 0
+step, rename = Trainer._step, os.replace
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def counted_step(self, *args):
+    global steps_left
+    steps_left -= 1
+    return die() if steps_left < 0 else step(self, *args)
+
+def counted_rename(*args):
+    global saves_left
+    saves_left -= 1
+    return die() if saves_left < 0 else rename(*args)
+
+Trainer._step = counted_step
+training.os.replace = counted_rename
+for moment in sys.argv[3:]:
+    child = os.fork()  # before torch has threads
+    if child == 0:
+        steps_left, saves_left = map(int, moment.split("-"))
+        data = Data({texts!r}, np.array({classes!r}), np.ones(12, dtype=np.float32))
+        network = TunedNetwork(find_checkpoint(place), {design!r}, "cpu")
+        trainer = Trainer(
+            network, {recipe!r}, data, checkpoint_dir=Path(directory, moment)
+        )
+        while not trainer.is_done:
+            trainer.run_epoch()
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    assert os.WTERMSIG(status) == signal.SIGKILL, status
+"""
+
+
+@pytest.fixture
+def one_thread():
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(n_threads)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="killed in a fork")
+def test_a_killed_run_goes_on_to_the_same_weights(with_dropout, tmp_path, one_thread):
+    recipe = replace(RECIPE, max_iter=4)
+    whole = weights_of(train(with_dropout, max_iter=4).network)
+    moments = {  # steps and saves before it dies; three steps an epoch
+        "1-99": (0, set()),
+        "7-99": (2, {".safetensors"}),
+        "99-0": (0, {".tmp"}),
+        "99-3": (3, {".tmp", ".safetensors"}),
+    }
+    script = KILLED.format(
+        texts=TEXTS, classes=CLASSES.tolist(), design=DESIGN, recipe=recipe
+    )
+    subprocess.run(
+        [sys.executable, "-c", script, with_dropout, str(tmp_path), *moments],
+        check=True,
+    )
+    for moment, (n_epochs, left) in moments.items():
+        place = tmp_path / moment
+        assert {path.suffix for path in place.iterdir()} == left
+        trainer = Trainer(network_of(with_dropout), recipe, DATA, checkpoint_dir=place)
+        with closing(trainer):
+            assert len(trainer.history) == n_epochs
+            while not trainer.is_done:
+                trainer.run_epoch()
+            trainer.finish()
+        assert_same_weights(weights_of(trainer.network), whole)
+        assert [path.suffix for path in place.iterdir()] == [".safetensors"]
