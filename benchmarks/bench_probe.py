@@ -122,20 +122,21 @@ def compare(
 
 def report(results: dict) -> str:
     """Return the table of results, in Markdown."""
+    cases = results["cases"]
+    shown = [n for n in SHOWN if all(n in facts["rows"] for facts in cases.values())]
     rows = []
-    for task, facts in results["cases"].items():
+    for task, facts in cases.items():
         cells = [task, f"{facts['rows']['last layer']['accuracy']:.3f}"]
-        for name in SHOWN:
-            if name != "last layer":
-                row = facts["rows"][name]
-                cells.append(
-                    f"{row['accuracy']:.3f} ({row['difference']:+.3f} ± "
-                    f"{row['spread']:.3f})"
-                )
+        for name in shown[1:]:
+            row = facts["rows"][name]
+            cells.append(
+                f"{row['accuracy']:.3f} ({row['difference']:+.3f} ± "
+                f"{row['spread']:.3f})"
+            )
         chosen = Counter(facts["rows"]['best by "cv"']["layers"])
         cells.append(", ".join(f"{k} ({n}x)" for k, n in chosen.most_common()))
         rows.append(cells)
-    return common.table(("task", *SHOWN, 'chosen by "cv"'), rows)
+    return common.table(("task", *shown, 'chosen by "cv"'), rows)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -10,6 +10,7 @@ Level 2 of the module map: imports `layers` and `ragged`.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -24,6 +25,7 @@ __all__ = ["attend", "fit_scalar_mix", "fit_token_attention"]
 
 FloatArray = NDArray[np.float32]
 Theta = NDArray[np.float64]
+OnStep = Callable[[], bool]
 
 # Of layer logits, query, head and intercepts. Measured on six tasks of 1,000 texts:
 # with less on the query it learns single words by heart, with more it finds no token
@@ -44,7 +46,8 @@ def fit_scalar_mix(
     C: float = 0.01,
     sample_weight: NDArray[np.float64] | None = None,
     scale_layers: bool = True,
-    max_iter: int = 200,
+    max_iter: int = 1000,
+    on_step: OnStep | None = None,
 ) -> ScalarMix:
     """Learn layer weights and gamma jointly with a linear head on stored features.
 
@@ -70,8 +73,10 @@ def fit_scalar_mix(
         Weight of each text in the loss.
     scale_layers : bool, default=True
         Whether layers are divided by their standard deviation first.
-    max_iter : int, default=200
+    max_iter : int, default=1000
         Largest number of L-BFGS iterations.
+    on_step : callable, default=None
+        Called after each of them; learning ends where it returns True.
 
     Returns
     -------
@@ -111,7 +116,7 @@ def fit_scalar_mix(
             slopes += of_layers
         return model.finish(parts, loss, slopes)
 
-    return model.mix(model.minimise(objective, max_iter), scales)
+    return model.mix(model.minimise(objective, max_iter, on_step), scales)
 
 
 def fit_token_attention(
@@ -122,7 +127,8 @@ def fit_token_attention(
     C: float = 0.01,
     sample_weight: NDArray[np.float64] | None = None,
     scale_layers: bool = True,
-    max_iter: int = 200,
+    max_iter: int = 1000,
+    on_step: OnStep | None = None,
 ) -> tuple[FloatArray, ScalarMix | None]:
     """Learn which tokens count: a query, jointly with a linear head.
 
@@ -146,7 +152,9 @@ def fit_token_attention(
     sample_weight : ndarray of shape (n_texts,), default=None
     scale_layers : bool, default=True
         Whether states are standardised.
-    max_iter : int, default=200
+    max_iter : int, default=1000
+    on_step : callable, default=None
+        As in `fit_scalar_mix`.
 
     Returns
     -------
@@ -188,7 +196,7 @@ def fit_token_attention(
             slopes += of_layers
         return model.finish(parts, loss, slopes / per_layer)
 
-    theta = model.minimise(objective, max_iter)
+    theta = model.minimise(objective, max_iter, on_step)
     query = model.parts(theta).query / per_feature
     mix = None
     if learns_layers:
@@ -539,9 +547,13 @@ class _Model:
         return float(np.exp(lambertw(2.0 * squares).real / 2.0))
 
     def minimise(
-        self, objective: Callable[[Theta], tuple[float, Theta]], max_iter: int
+        self,
+        objective: Callable[[Theta], tuple[float, Theta]],
+        max_iter: int,
+        on_step: OnStep | None,
     ) -> Theta:
         from scipy.optimize import minimize
+        from sklearn.exceptions import ConvergenceWarning
 
         start = np.zeros_like(self._penalty)
         # Weights are right to a hundredth then; what follows converges by itself.
@@ -553,7 +565,28 @@ class _Model:
             loss, gradient = objective(theta * self._stretch)
             return loss, gradient * self._stretch
 
-        found = minimize(stretched, start, jac=True, method="L-BFGS-B", options=options)
+        reached = start
+
+        def after_step(theta: Theta) -> None:
+            nonlocal reached
+            reached = theta.copy()
+            if on_step is not None and on_step():
+                raise StopIteration
+
+        try:
+            found = minimize(
+                stretched, start, jac=True, method="L-BFGS-B", options=options,
+                callback=after_step,
+            )  # fmt: skip
+        except StopIteration:  # SciPy 1.11 and later end by themselves
+            return reached * self._stretch
+        if found.nit >= max_iter:
+            warnings.warn(
+                f"{self.labels.who} did not converge in {max_iter} steps of L-BFGS; "
+                "standardize features, or allow more with max_iter.",
+                ConvergenceWarning,
+                stacklevel=2,
+            )
         return np.asarray(found.x * self._stretch)
 
     def mix(self, theta: Theta, scales: FloatArray) -> ScalarMix:
@@ -574,6 +607,7 @@ class _Labels:
         self.targets, self._is_classes, self._is_squared = _encode_target(
             y, n_texts, who
         )
+        self.who = who
         weights = np.ones(n_texts) if sample_weight is None else sample_weight
         self.share = weights[:, np.newaxis] / n_texts
 

@@ -5,8 +5,8 @@ learns from labels what a pipeline of fixed steps cannot: which layer to use, ho
 weight all of them, which tokens count. Its head is scikit-learn's own classifier on
 what results.
 
-Level 7 of the module map: imports `_validation`, `checkpoint`, `ragged` and
-`vectorizer`.
+Level 7 of the module map: imports `_validation`, `callbacks`, `checkpoint`, `heads`,
+`ragged` and `vectorizer`.
 """
 
 from __future__ import annotations
@@ -16,32 +16,16 @@ import inspect
 from typing import Any
 
 import numpy as np
-from sklearn import config_context
-from sklearn.base import ClassifierMixin, clone, is_classifier
-from sklearn.linear_model import LogisticRegression
+from sklearn.base import ClassifierMixin
 from sklearn.metrics import check_scoring
 from sklearn.model_selection import check_cv
-from sklearn.multiclass import OneVsRestClassifier
-from sklearn.neural_network import MLPClassifier
-from sklearn.pipeline import Pipeline
-from sklearn.preprocessing import StandardScaler
-from sklearn.utils import compute_sample_weight
-from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
-from sklearn.utils.validation import (
-    check_array,
-    check_is_fitted,
-    column_or_1d,
-    has_fit_parameter,
-)
+from sklearn.utils.validation import check_is_fitted, column_or_1d
 
-from ._validation import (
-    check_bool,
-    check_choice,
-    check_integer,
-    check_positive,
-)
+from ._validation import check_choice
+from .callbacks import CallbackSupportMixin, Task, with_callbacks
 from .checkpoint import DEFAULT_MODEL
+from .heads import HasHead, check_sample_weight, head_has
 from .ragged import Ragged
 from .vectorizer import BertVectorizer, TextEstimator, TokenWeights
 
@@ -61,15 +45,9 @@ _LEARNED = (
 )  # fmt: skip
 
 
-def _head_has(method: str) -> Any:
-    def check(probe: BertProbeClassifier) -> bool:
-        head = probe.head_ if hasattr(probe, "head_") else probe._make_head(1)
-        return hasattr(head, method)
-
-    return available_if(check)
-
-
-class BertProbeClassifier(ClassifierMixin, TextEstimator):
+class BertProbeClassifier(
+    CallbackSupportMixin, ClassifierMixin, HasHead, TextEstimator
+):
     """Classify texts by a frozen encoder's features, learning which of them to use.
 
     The encoder stays as it is; a classifier is trained on its features. ``layer="cv"``
@@ -276,8 +254,14 @@ class BertProbeClassifier(ClassifierMixin, TextEstimator):
         tags.classifier_tags.multi_label = True
         return tags
 
+    @with_callbacks
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> BertProbeClassifier:
         """Choose or weight layers, and train the head.
+
+        Callbacks of scikit-learn (1.9) are told of two steps, "representation" and
+        "head". Steps of the first are the layers that "cv" scores, or the iterations
+        by which weights are learned, which a callback may end; a linear head reports
+        its own.
 
         Parameters
         ----------
@@ -303,21 +287,19 @@ class BertProbeClassifier(ClassifierMixin, TextEstimator):
         self._make_head(1)  # checks its parameters before any forward pass
         texts = self._read_texts(X, is_fit=True)
         y = _check_target(y, len(texts))
-        weights = self._weights(y, sample_weight)
-        vectorizer, Z = self._choose(texts, y, weights)
-        self.head_ = self._fit_head(Z, y, weights)
+        weights = self._weights(y, check_sample_weight(sample_weight, len(texts)))
+        with Task.root(self, 2, texts, y, sample_weight) as task:
+            with task.step("representation", None) as step:
+                vectorizer, Z = self._choose(texts, y, weights, step)
+            with task.step("head") as step:
+                self.head_ = self._fit_head(Z, y, weights, task=step)
         self.vectorizer_ = vectorizer
         self.layers_ = vectorizer.layers_
         self.fingerprint_ = vectorizer.fingerprint_
         self.classes_ = np.arange(y.shape[1]) if y.ndim == 2 else np.unique(y)
-        last = self.head_[-1]
-        rounds = [
-            int(np.max(part.n_iter_))
-            for part in getattr(last, "estimators_", [last])
-            if getattr(part, "n_iter_", None) is not None
-        ]
-        if rounds:
-            self.n_iter_ = max(rounds)
+        n_rounds = self._n_rounds()
+        if n_rounds is not None:
+            self.n_iter_ = n_rounds
         return self
 
     def predict(self, X: Any) -> np.ndarray:
@@ -333,7 +315,7 @@ class BertProbeClassifier(ClassifierMixin, TextEstimator):
         """
         return np.asarray(self._ask("predict", X))
 
-    @_head_has("predict_proba")
+    @head_has("predict_proba")
     def predict_proba(self, X: Any) -> np.ndarray:
         """Return the probability of each class.
 
@@ -349,7 +331,7 @@ class BertProbeClassifier(ClassifierMixin, TextEstimator):
         """
         return np.asarray(self._ask("predict_proba", X))
 
-    @_head_has("decision_function")
+    @head_has("decision_function")
     def decision_function(self, X: Any) -> np.ndarray:
         """Return the head's scores.
 
@@ -390,7 +372,7 @@ class BertProbeClassifier(ClassifierMixin, TextEstimator):
         return vectorizer
 
     def _choose(
-        self, texts: list[str], y: np.ndarray, weights: np.ndarray | None
+        self, texts: list[str], y: np.ndarray, weights: np.ndarray | None, task: Task
     ) -> tuple[BertVectorizer, np.ndarray]:
         """Return the vectorizer of the layers chosen, and its features of the texts."""
         if isinstance(self.layer, str):
@@ -400,7 +382,7 @@ class BertProbeClassifier(ClassifierMixin, TextEstimator):
             if not vectorizer._learns_from_y():
                 return vectorizer, vectorizer._encode(texts)
             frozen = vectorizer._frozen(texts)
-            return vectorizer, self._learn(vectorizer, frozen, y, weights)
+            return vectorizer, self._learn(vectorizer, frozen, y, weights, task)
         pooling = [self.pooling] if isinstance(self.pooling, str) else self.pooling
         if "pooler" in pooling:
             raise ValueError(
@@ -410,9 +392,9 @@ class BertProbeClassifier(ClassifierMixin, TextEstimator):
         first = 1 if "attention" in pooling else 0  # layer 0 follows no attention
         layers = list(range(first, self._vectorizer(-1).n_layers_ + 1))
         if self.layer == "cv":
-            return self._best(texts, y, weights, layers)
+            return self._best(texts, y, weights, layers, task)
         vectorizer = self._vectorizer(layers, layer_combination="scalar_mix")
-        Z = self._learn(vectorizer, vectorizer._frozen(texts), y, weights)
+        Z = self._learn(vectorizer, vectorizer._frozen(texts), y, weights, task)
         self.layer_weights_ = vectorizer.layer_weights_
         self.gamma_ = vectorizer.gamma_
         return vectorizer, Z
@@ -423,11 +405,18 @@ class BertProbeClassifier(ClassifierMixin, TextEstimator):
         frozen: Any,
         y: np.ndarray,
         weights: np.ndarray | None,
+        task: Task,
         rows: np.ndarray | None = None,
     ) -> np.ndarray:
         """Have a vectorizer learn from some rows; return the features of all."""
         if rows is None:
             rows = np.arange(len(y))
+
+        def on_step() -> bool:
+            with task.step("iteration"):
+                pass
+            return task.is_stopped
+
         # As text, numbers are classes however many there are.
         labels = y if y.ndim == 2 else np.unique(y, return_inverse=True)[1].astype(str)
         vectorizer._learn(
@@ -436,11 +425,18 @@ class BertProbeClassifier(ClassifierMixin, TextEstimator):
             C=self.C,
             sample_weight=None if weights is None else weights[rows],
             scale_layers=self.standardize,
+            max_iter=self.max_iter,
+            on_step=on_step,
         )
         return vectorizer._combine_all(frozen)
 
     def _best(
-        self, texts: list[str], y: np.ndarray, weights: Any, layers: list[int]
+        self,
+        texts: list[str],
+        y: np.ndarray,
+        weights: Any,
+        layers: list[int],
+        task: Task,
     ) -> tuple[BertVectorizer, np.ndarray]:
         """Score every layer on the same folds and return the best one's features."""
         folds = list(check_cv(self.cv, y, classifier=True).split(texts, y))
@@ -454,19 +450,21 @@ class BertProbeClassifier(ClassifierMixin, TextEstimator):
                 Z = vectorizer._encode(texts)
             elif not vectorizer._learns_from_y():
                 Z = vectorizer._combine_all(frozen)
-            for j, (train, test) in enumerate(folds):
-                if vectorizer._learns_from_y():  # in each fold, or it sees test labels
-                    Z = self._learn(vectorizer, frozen, y, weights, train)
-                part = None if weights is None else weights[train]
-                head = self._fit_head(Z[train], y[train], part)
-                scores[i, j] = check_scoring(head, self.scoring)(head, Z[test], y[test])
+            with task.step("layer"):
+                for j, (train, test) in enumerate(folds):
+                    if vectorizer._learns_from_y():  # anew, or it sees test labels
+                        Z = self._learn(vectorizer, frozen, y, weights, Task(), train)
+                    part = None if weights is None else weights[train]
+                    head = self._fit_head(Z[train], y[train], part)
+                    scorer = check_scoring(head, self.scoring)
+                    scores[i, j] = scorer(head, Z[test], y[test])
             if best is None or scores[i].mean() > scores[:i].mean(axis=1).max():
                 best = vectorizer, frozen, Z
         assert best is not None
         self.cv_scores_ = scores
         vectorizer, frozen, Z = best
         if vectorizer._learns_from_y():
-            Z = self._learn(vectorizer, frozen, y, weights)
+            Z = self._learn(vectorizer, frozen, y, weights, task)
         return vectorizer, Z
 
     def _by_layer(self, texts: list[str], layers: list[int]) -> Any:
@@ -476,76 +474,6 @@ class BertProbeClassifier(ClassifierMixin, TextEstimator):
         if vectorizer._attends() or self.memory is None or self.store_layers != "all":
             return vectorizer._frozen(texts)
         return None
-
-    def _make_head(self, n_texts: int) -> Any:
-        """Check the parameters of the head and return it, unfitted."""
-        check_bool("standardize", self.standardize)
-        C = check_positive("C", self.C)
-        hidden_size = check_integer("hidden_size", self.hidden_size, minimum=1)
-        max_iter = check_integer("max_iter", self.max_iter, minimum=1)
-        if not isinstance(self.head, str):
-            if not (is_classifier(self.head) and hasattr(self.head, "fit")):
-                raise TypeError(
-                    "head must be 'linear', 'mlp' or a scikit-learn classifier, got "
-                    f"{self.head!r}."
-                )
-            return clone(self.head)
-        if check_choice("head", self.head, ("linear", "mlp")) == "linear":
-            return LogisticRegression(
-                C=C, max_iter=max_iter, random_state=self.random_state
-            )
-        batch_size = min(200, n_texts)
-        return MLPClassifier(
-            hidden_layer_sizes=(hidden_size,),
-            batch_size=batch_size,
-            alpha=batch_size / (C * n_texts),  # it divides by the batch, not by n_texts
-            max_iter=max_iter,
-            random_state=self.random_state,
-        )
-
-    def _fit_head(self, Z: np.ndarray, y: np.ndarray, weights: Any) -> Pipeline:
-        head = self._make_head(len(Z))
-        if weights is not None and not has_fit_parameter(head, "sample_weight"):
-            raise ValueError(
-                f"head={self.head!r} takes no sample_weight; leave sample_weight and "
-                "class_weight out, or choose head='linear'."
-            )
-        steps: list[tuple[str, Any]] = []
-        if self.standardize:
-            scaler = StandardScaler()
-            Z = scaler.fit(Z, sample_weight=weights).transform(Z)
-            steps.append(("scale", scaler))
-        options = {} if weights is None else {"sample_weight": weights}
-        if y.ndim == 2 and isinstance(head, LogisticRegression):
-            with config_context(enable_metadata_routing=True):
-                head.set_fit_request(sample_weight=bool(options))
-                head = OneVsRestClassifier(head).fit(Z, y, **options)
-        else:
-            head.fit(Z, y, **options)
-        return Pipeline([*steps, ("head", head)])
-
-    def _weights(self, y: np.ndarray, sample_weight: Any) -> np.ndarray | None:
-        """Return the weight of each text, or None if all count alike."""
-        if sample_weight is None and self.class_weight is None:
-            return None
-        weights = np.ones(len(y))
-        if self.class_weight is not None:
-            weights = compute_sample_weight(self.class_weight, y)
-        if sample_weight is not None:
-            given = check_array(
-                sample_weight,
-                ensure_2d=False,
-                dtype=np.float64,
-                input_name="sample_weight",
-            )
-            if given.shape != (len(y),):
-                raise ValueError(
-                    f"sample_weight has shape {given.shape} for {len(y)} texts."
-                )
-            weights = weights * given
-        if not weights.sum() > 0:
-            raise ValueError("sample_weight must not be zero for every text.")
-        return np.asarray(weights, dtype=np.float64)
 
     def _ask(self, method: str, X: Any) -> Any:
         """Have the head answer for texts, with the encoder that it was fitted on."""

@@ -1,0 +1,164 @@
+"""The classifier that stands on frozen features: which one, how weighted, how fitted.
+
+`HasHead` is what probes share, of texts and of words: the parameters of the head, its
+scaler and its weights. It sees a matrix of features and labels and knows nothing of
+texts, layers or encoders.
+
+Level 1 of the module map: imports `_validation` and `callbacks`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from sklearn import config_context
+from sklearn.base import clone, is_classifier
+from sklearn.linear_model import LogisticRegression
+from sklearn.multiclass import OneVsRestClassifier
+from sklearn.neural_network import MLPClassifier
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils import compute_sample_weight, gen_batches
+from sklearn.utils.metaestimators import available_if
+from sklearn.utils.validation import check_array, has_fit_parameter
+
+from ._validation import check_bool, check_choice, check_integer, check_positive
+from .callbacks import Task
+
+__all__ = ["HasHead", "check_sample_weight", "head_has"]
+
+_SCALER_ROWS = 2**16  # at once, as the scaler makes copies of what it is given
+
+
+def head_has(method: str) -> Any:
+    """Return a decorator: the estimator has a method if its head has this one."""
+
+    def check(probe: HasHead) -> bool:
+        head = probe.head_ if hasattr(probe, "head_") else probe._make_head(1)
+        return hasattr(head, method)
+
+    return available_if(check)
+
+
+class HasHead:
+    """What estimators share that end in a classifier on frozen features."""
+
+    # Set by the subclass's __init__.
+    head: Any
+    standardize: Any
+    C: Any
+    class_weight: Any
+    hidden_size: Any
+    max_iter: Any
+    random_state: Any
+
+    head_: Pipeline
+
+    def _make_head(self, n_rows: int) -> Any:
+        """Check the parameters of the head and return it, unfitted."""
+        check_bool("standardize", self.standardize)
+        C = check_positive("C", self.C)
+        hidden_size = check_integer("hidden_size", self.hidden_size, minimum=1)
+        max_iter = check_integer("max_iter", self.max_iter, minimum=1)
+        if not isinstance(self.head, str):
+            if not (is_classifier(self.head) and hasattr(self.head, "fit")):
+                raise TypeError(
+                    "head must be 'linear', 'mlp' or a scikit-learn classifier, got "
+                    f"{self.head!r}."
+                )
+            return clone(self.head)
+        if check_choice("head", self.head, ("linear", "mlp")) == "linear":
+            return LogisticRegression(
+                C=C, max_iter=max_iter, random_state=self.random_state
+            )
+        batch_size = min(200, n_rows)
+        return MLPClassifier(
+            hidden_layer_sizes=(hidden_size,),
+            batch_size=batch_size,
+            alpha=batch_size / (C * n_rows),  # it divides by the batch, not by n_rows
+            max_iter=max_iter,
+            random_state=self.random_state,
+        )
+
+    def _fit_head(
+        self,
+        Z: np.ndarray,
+        y: np.ndarray,
+        weights: Any,
+        *,
+        in_place: bool = False,
+        task: Task | None = None,
+    ) -> Pipeline:
+        """Fit scaler and head; with `in_place`, Z is overwritten instead of copied.
+
+        Callbacks of `task` follow the head, if it takes them.
+        """
+        head = self._make_head(len(Z))
+        if weights is not None and not has_fit_parameter(head, "sample_weight"):
+            raise ValueError(
+                f"head={self.head!r} takes no sample_weight; leave sample_weight and "
+                "class_weight out, or choose head='linear'."
+            )
+        steps: list[tuple[str, Any]] = []
+        if self.standardize:
+            scaler = StandardScaler()
+            for rows in gen_batches(len(Z), _SCALER_ROWS):
+                part = None if weights is None else weights[rows]
+                scaler.partial_fit(Z[rows], sample_weight=part)
+            Z = scaler.transform(Z, copy=not in_place)
+            steps.append(("scale", scaler))
+        options = {} if weights is None else {"sample_weight": weights}
+        if y.ndim == 2 and isinstance(head, LogisticRegression):
+            with config_context(enable_metadata_routing=True):
+                head.set_fit_request(sample_weight=bool(options))
+                head = OneVsRestClassifier(head).fit(Z, y, **options)
+        else:
+            with (task or Task()).lend(head):
+                head.fit(Z, y, **options)
+        if isinstance(self.head, str):  # "mlp" holds its weights four times
+            for name in ("_optimizer", "_best_coefs", "_best_intercepts"):
+                vars(head).pop(name, None)
+        return Pipeline([*steps, ("head", head)])
+
+    def _n_rounds(self) -> int | None:
+        """Return the iterations of the fitted head, the most if it has several."""
+        last = self.head_[-1]
+        rounds = [
+            int(np.max(part.n_iter_))
+            for part in getattr(last, "estimators_", [last])
+            if getattr(part, "n_iter_", None) is not None
+        ]
+        return max(rounds, default=None)
+
+    def _weights(self, y: np.ndarray, sample_weight: Any) -> np.ndarray | None:
+        """Return the weight of each row, or None if all count alike.
+
+        Parameters
+        ----------
+        y : ndarray of shape (n_rows,) or (n_rows, n_labels)
+        sample_weight : ndarray of shape (n_rows,) or None
+            From `check_sample_weight`.
+        """
+        if sample_weight is None and self.class_weight is None:
+            return None
+        weights = np.ones(len(y))
+        if self.class_weight is not None:
+            weights = compute_sample_weight(self.class_weight, y)
+        if sample_weight is not None:
+            weights = weights * sample_weight
+        if not weights.sum() > 0:
+            raise ValueError("sample_weight must not be zero for every text.")
+        return np.asarray(weights, dtype=np.float64)
+
+
+def check_sample_weight(sample_weight: Any, n_texts: int) -> np.ndarray | None:
+    """Return one weight per text, or None if none are given."""
+    if sample_weight is None:
+        return None
+    given = check_array(
+        sample_weight, ensure_2d=False, dtype=np.float64, input_name="sample_weight"
+    )
+    if given.shape != (n_texts,):
+        raise ValueError(f"sample_weight has shape {given.shape} for {n_texts} texts.")
+    return np.asarray(given)
