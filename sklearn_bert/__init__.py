@@ -7,13 +7,26 @@ text has to be encoded.
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["BertProbeClassifier", "BertVectorizer", "__version__"]
+__all__ = [
+    "BertFineTuneClassifier", "BertProbeClassifier", "BertTokenProbeClassifier",
+    "BertTokenVectorizer", "BertVectorizer", "__version__", "span_f1",
+]  # fmt: skip
 
 if TYPE_CHECKING:
+    from .finetune import BertFineTuneClassifier
     from .probe import BertProbeClassifier
+    from .token_probe import BertTokenProbeClassifier, span_f1
+    from .tokens import BertTokenVectorizer
     from .vectorizer import BertVectorizer
 
-_HOMES = {"BertProbeClassifier": "probe", "BertVectorizer": "vectorizer"}
+_HOMES = {
+    "BertFineTuneClassifier": "finetune",
+    "BertProbeClassifier": "probe",
+    "BertTokenProbeClassifier": "token_probe",
+    "BertTokenVectorizer": "tokens",
+    "BertVectorizer": "vectorizer",
+    "span_f1": "token_probe",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,9 +1,10 @@
-"""What counts as a text, a row and a parameter value: the single gate.
+"""What counts as a text, a word, a row and a parameter value: the single gate.
 
-Every estimator reads its ``X`` through `check_texts` and its parameters through the
-``check_*`` functions below, so that an error is worded once. This module knows nothing
-of encoders or stores, imports nothing of the package, and never turns texts into a
-fixed-width array (one long text in a million rows would cost 80 GB).
+Every estimator reads its ``X`` through `check_texts` or `check_words`, and its
+parameters through the ``check_*`` functions below, so that an error is worded once.
+This module knows nothing of encoders or stores, imports nothing of the package, and
+never turns texts into a fixed-width array (one long text in a million rows would cost
+80 GB).
 
 Level 0 of the module map: any module may import it.
 """
@@ -21,7 +22,9 @@ __all__ = [
     "check_choice",
     "check_integer",
     "check_positive",
+    "check_tags",
     "check_texts",
+    "check_words",
     "is_integer",
 ]
 
@@ -73,6 +76,146 @@ def check_texts(X: Any, *, missing: str = "raise") -> list[str]:
                 f"{_shorten(row)}. {_cure(row)}"
             )
     return rows
+
+
+def check_words(X: Any, *, missing: str = "raise") -> list[str] | list[tuple[str, ...]]:
+    """Read texts, or texts that are split into words.
+
+    Parameters
+    ----------
+    X : iterable of str, or of sequences of str
+        As in `check_texts`; or one list, tuple or 1-D array of words per text.
+    missing : {"raise", "empty"}, default="raise"
+        Whether None, NaN and ``pd.NA`` are refused, or read as a text without words
+        or, in place of a word, as ``""``.
+
+    Returns
+    -------
+    list of str, or list of tuple of str
+        One entry per text, in the order given.
+
+    Raises
+    ------
+    TypeError
+        Some rows are texts and others are split, or something is no ``str``; the
+        message names the row, and the word.
+    ValueError
+        As in `check_texts`.
+    """
+    rows = _rows(X)
+    split = [i for i, row in enumerate(rows) if _is_sequence(row)]
+    if not split:
+        return check_texts(rows, missing=missing)
+    whole = [i for i, row in enumerate(rows) if isinstance(row, str)]
+    if whole:
+        raise TypeError(
+            "X must hold texts, or texts split into words, not both: row "
+            f"{whole[0]} is a str and row {split[0]} a {type(rows[split[0]]).__name__}."
+            " Split all of them or none."
+        )
+    return [_words_of(row, i, missing) for i, row in enumerate(rows)]
+
+
+def check_tags(y: Any, n_words: Sequence[int]) -> np.ndarray:
+    """Read one tag per word.
+
+    Parameters
+    ----------
+    y : iterable of sequences of str or int
+        One list, tuple or 1-D array of tags per text.
+    n_words : sequence of int of length n_texts
+        Words of each text.
+
+    Returns
+    -------
+    ndarray of shape (n_words_in_all,)
+        The tags of all texts, end to end.
+
+    Raises
+    ------
+    TypeError
+        A row is no sequence, or a tag neither a ``str`` nor an integer.
+    ValueError
+        A text has more or fewer tags than words. All messages name the row.
+    """
+    if isinstance(y, (str, bytes, Mapping, Set)) or not isinstance(y, Iterable):
+        raise TypeError(
+            f"y must hold one sequence of tags per text, got {type(y).__name__}."
+        )
+    rows, flat = list(y), []
+    if len(rows) != len(n_words):
+        raise ValueError(f"y has {len(rows)} rows for {len(n_words)} texts in X.")
+    for i, (row, n) in enumerate(zip(rows, n_words, strict=True)):
+        if not _is_sequence(row):
+            raise TypeError(
+                "y must hold one sequence of tags per text, got "
+                f"{type(row).__name__} in row {i}: {_shorten(row)}. Pass a list of "
+                "lists, one tag per word."
+            )
+        tags = _plain_list(row)
+        if len(tags) != n:
+            raise ValueError(
+                f"y has {len(tags)} tags in row {i}, where X has {n} words; every word "
+                "needs one tag."
+            )
+        for j, tag in enumerate(tags):
+            if not (isinstance(tag, str) or is_integer(tag)):
+                raise TypeError(
+                    f"y must hold tags that are str or integers, got "
+                    f"{type(tag).__name__} in row {i}, word {j}: {_shorten(tag)}."
+                )
+        flat += tags
+    if len({isinstance(tag, str) for tag in flat}) > 1:
+        raise TypeError(
+            "y must hold tags that are all str or all integers, got some of each."
+        )
+    return np.array(flat)
+
+
+def _is_sequence(row: Any) -> bool:
+    """Whether a row holds words or tags rather than being one."""
+    if isinstance(row, np.ndarray):
+        return row.ndim == 1
+    return isinstance(row, Sequence) and not isinstance(row, (str, bytes, bytearray))
+
+
+def _plain_list(row: Any) -> list[Any]:
+    return list(row.tolist()) if isinstance(row, np.ndarray) else list(row)
+
+
+def _words_of(row: Any, i: int, missing: str) -> tuple[str, ...]:
+    """Return the words of row i."""
+    if _is_missing(row) and missing == "empty":
+        return ()
+    if not _is_sequence(row):
+        cure = (
+            'pass missing="empty" to read it as a text without words.'
+            if _is_missing(row)
+            else "pass a list of its words."
+        )
+        error = ValueError if _is_missing(row) else TypeError
+        raise error(
+            f"X must hold sequences of words, got {_shorten(row)} in row {i}; {cure}"
+        )
+    words = _plain_list(row)
+    for j, word in enumerate(words):
+        if type(word) is str:
+            continue
+        if isinstance(word, str):  # np.str_
+            words[j] = str(word)
+        elif not _is_missing(word):
+            raise TypeError(
+                f"X must hold words that are str, got {type(word).__name__} in row "
+                f"{i}, word {j}: {_shorten(word)}."
+            )
+        elif missing == "empty":
+            words[j] = ""
+        else:
+            raise ValueError(
+                f"X must hold words that are str, got a missing value ({word!r}) in "
+                f'row {i}, word {j}; pass missing="empty" to read it as "".'
+            )
+    return tuple(words)
 
 
 def _rows(X: Any) -> list[Any]:

@@ -55,17 +55,6 @@ __all__ = ["BertVectorizer"]
 
 _DTYPES = ("auto", "float32", "bfloat16", "float16")
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
-# Parameters that decide the numbers: changing one after fit calls for fit again.
-_DECISIVE = (
-    "model", "layer", "layer_combination", "pooling", "special_tokens", "normalize",
-    "max_length", "overflow", "stride", "prompt", "dtype", "token_dtype", "revision",
-)  # fmt: skip
-
-
-# What fit learns from y, and what says that it has run.
-_LEARNED = (
-    "_fitted_params", "gamma_", "layer_scales_", "layer_weights_", "query_",
-)  # fmt: skip
 
 
 class TokenWeights(NamedTuple):
@@ -107,7 +96,199 @@ class TextEstimator(BaseEstimator):
         return check_texts(X, missing=self.missing)
 
 
-class BertVectorizer(TransformerMixin, TextEstimator):
+class EncoderEstimator(TextEstimator):
+    """What estimators share that read a frozen encoder: its files, limits and engine.
+
+    A subclass says which parameters decide its numbers, what it learns, and in
+    `_request` what it asks of the encoder.
+    """
+
+    # Set by the subclass's __init__.
+    model: Any
+    layer: Any
+    layer_combination: Any
+    max_length: Any
+    stride: Any
+    memory: Any
+    store_layers: Any
+    batch_size: Any
+    device: Any
+    dtype: Any
+    token_dtype: Any
+    n_jobs: Any
+    revision: Any
+    local_files_only: Any
+    trust_remote_code: Any
+    verbose: Any
+
+    # Parameters that decide the numbers: changing one after fit calls for fit again.
+    _decisive: tuple[str, ...]
+    # What fit learns from y.
+    _learned: tuple[str, ...] = ("gamma_", "layer_scales_", "layer_weights_")
+
+    # A method, as scikit-learn's HTML view reads every attribute, and this one loads.
+    def execution(self) -> Execution:
+        """Load the encoder and say how it runs on this machine.
+
+        Returns
+        -------
+        Execution
+            A named tuple: ``layout`` ("packed": texts lie end to end, without padding,
+            or "padded", where the architecture does not let its attention be replaced),
+            ``linear`` ("prepacked" for oneDNN, or "plain"), ``device`` and ``dtype``.
+        """
+        check_is_fitted(self)
+        return execution(self._request(self._checkpoint()), self._engine())
+
+    # The steps of fit
+
+    def _settle(self) -> None:
+        """Resolve the parameters; nothing is learned or encoded yet."""
+        # A fit that fails is not fitted, and nothing learned earlier stays.
+        for name in ("_fitted_params", *self._learned):
+            self.__dict__.pop(name, None)
+        self._engine()  # checks the parameters that decide nothing
+        self._resolve(self._checkpoint())
+        self._mix: ScalarMix | None = None
+        self._fitted_params = {
+            name: _plain_repr(getattr(self, name)) for name in self._decisive
+        }
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "_fitted_params")
+
+    def _unchanged_request(self) -> Request:
+        """Return the request of fit, refusing one that would mean other numbers."""
+        self._refuse_changes()
+        checkpoint = self._checkpoint()
+        if (checkpoint.fingerprint, _reading(checkpoint)) != (
+            self.fingerprint_,
+            self._reading,
+        ):
+            raise ValueError(
+                f"The files of model={self.model!r} changed since fit (fingerprint "
+                f"{checkpoint.fingerprint[:8]}, was {self.fingerprint_[:8]}); features "
+                "would not match what later steps were fitted on. Fit again."
+            )
+        return self._request(checkpoint)
+
+    def _request(self, checkpoint: Checkpoint) -> Request:
+        raise NotImplementedError
+
+    # Parameters
+
+    def _checkpoint(self) -> Checkpoint:
+        if not isinstance(self.model, (str, os.PathLike)) or not str(self.model):
+            raise TypeError(
+                "model must be the name of a model on the Hugging Face Hub or a "
+                f"directory, got {self.model!r}."
+            )
+        if self.revision is not None and not isinstance(self.revision, str):
+            raise TypeError(f"revision must be a str or None, got {self.revision!r}.")
+        return find_checkpoint(
+            str(self.model),
+            revision=self.revision,
+            local_files_only=check_bool("local_files_only", self.local_files_only),
+            trust_remote_code=check_bool("trust_remote_code", self.trust_remote_code),
+        )
+
+    def _engine(self) -> Engine:
+        """Check the parameters that never change the numbers."""
+        location = store_location(self.memory)
+        if not isinstance(self.device, str) or not _DEVICE.fullmatch(self.device):
+            raise ValueError(
+                "device must be 'auto', 'cpu', 'cuda', 'cuda:<index>' or 'mps', "
+                f"got {self.device!r}."
+            )
+        batch_size: int | None = None
+        if isinstance(self.batch_size, str):
+            check_choice("batch_size", self.batch_size, ("auto",))
+        else:
+            batch_size = check_integer("batch_size", self.batch_size, minimum=1)
+        if self.n_jobs is not None and check_integer("n_jobs", self.n_jobs) == 0:
+            raise ValueError("n_jobs must not be 0; pass None, a number or -1.")
+        return Engine(
+            location=location,
+            store_layers=check_choice(
+                "store_layers", self.store_layers, ("all", "requested")
+            ),
+            device=str(self.device),
+            batch_size=batch_size,
+            n_jobs=self.n_jobs,
+            verbose=self._is_verbose(),
+        )
+
+    def _is_verbose(self) -> bool:
+        if is_integer(self.verbose):  # scikit-learn's levels: 0 is quiet
+            return check_integer("verbose", self.verbose, minimum=0) > 0
+        return check_bool("verbose", self.verbose)
+
+    def _resolve(self, checkpoint: Checkpoint) -> None:
+        """Check the parameters that decide the numbers and set what they resolve to."""
+        self.layers_ = resolve_layers(check_layer(self.layer), checkpoint.n_layers)
+        self.layer_combination_ = check_combination(
+            self.layer_combination, len(self.layers_)
+        )
+        self.max_length_ = self._resolve_max_length(checkpoint)
+        self.stride_ = self._resolve_stride()
+        dtype = check_choice("dtype", self.dtype, _DTYPES)
+        self.dtype_ = checkpoint.dtype if dtype == "auto" else dtype
+        check_choice("token_dtype", self.token_dtype, ("float32", "float16"))
+        self.n_layers_ = checkpoint.n_layers
+        self.width_ = checkpoint.width
+        self.fingerprint_ = checkpoint.fingerprint
+        self._reading = _reading(checkpoint)
+
+    def _resolve_max_length(self, checkpoint: Checkpoint) -> int | None:
+        limit = checkpoint.limit
+        if self.max_length is None:
+            declared = checkpoint.declared.max_length
+            if declared is None or limit is None:
+                return declared or limit
+            return min(declared, limit)
+        max_length = check_integer(
+            "max_length", self.max_length, minimum=1, unit="tokens"
+        )
+        if limit is not None and max_length > limit:
+            raise ValueError(
+                f"max_length={max_length} is more than this encoder takes: {limit} "
+                "tokens, special ones included. Use overflow='chunk' for longer texts."
+            )
+        return max_length
+
+    def _resolve_stride(self) -> int:
+        if self.stride is None:
+            return (self.max_length_ or 0) // 8
+        stride = check_integer("stride", self.stride, minimum=0, unit="tokens")
+        if self.max_length_ is not None and stride >= self.max_length_:
+            raise ValueError(
+                f"stride={stride} must be smaller than max_length={self.max_length_}, "
+                "else windows do not advance."
+            )
+        return stride
+
+    def _mixes(self) -> bool:
+        combination = self.layer_combination
+        return isinstance(combination, str) and combination == "scalar_mix"
+
+    def _keep_mix(self, mix: ScalarMix) -> None:
+        self._mix = mix
+        self.layer_weights_ = mix.weights
+        self.gamma_ = mix.gamma
+        self.layer_scales_ = mix.scales
+
+    def _refuse_changes(self) -> None:
+        """Refuse to transform with parameters that fit has not seen."""
+        for name, fitted in self._fitted_params.items():
+            current = _plain_repr(getattr(self, name))
+            if current != fitted:
+                raise ValueError(
+                    f"{name} was {fitted} in fit and is {current} now; call fit again "
+                    "after set_params."
+                )
+
+
+class BertVectorizer(TransformerMixin, EncoderEstimator):
     """Turn texts into features with a frozen BERT-family encoder.
 
     Each text becomes one vector: the encoder's token states at the layers asked for,
@@ -254,6 +435,13 @@ default="concat"
     # Lets skrub's ApplyToCols and skb.apply hand over one column at a time.
     __single_column_transformer__ = True
 
+    _decisive = (
+        "model", "layer", "layer_combination", "pooling", "special_tokens",
+        "normalize", "max_length", "overflow", "stride", "prompt", "dtype",
+        "token_dtype", "revision",
+    )  # fmt: skip
+    _learned = (*EncoderEstimator._learned, "query_")
+
     def __init__(
         self,
         model: str = DEFAULT_MODEL,
@@ -312,13 +500,11 @@ default="concat"
     def _learns_from_y(self) -> bool:
         return self._mixes() or self._attends()
 
-    def _mixes(self) -> bool:
-        combination = self.layer_combination
-        return isinstance(combination, str) and combination == "scalar_mix"
-
     def _attends(self) -> bool:
-        poolings = [self.pooling] if isinstance(self.pooling, str) else self.pooling
-        return "learned_attention" in poolings
+        pooling = self.pooling
+        if isinstance(pooling, (list, tuple, np.ndarray)):
+            return "learned_attention" in pooling
+        return isinstance(pooling, str) and pooling == "learned_attention"
 
     def fit(self, X: Any, y: Any = None) -> BertVectorizer:
         """Resolve the parameters for this encoder; learn from `y` if asked to.
@@ -406,20 +592,6 @@ default="concat"
         )
         return np.array(names, dtype=object)
 
-    # A method, as scikit-learn's HTML view reads every attribute, and this one loads.
-    def execution(self) -> Execution:
-        """Load the encoder and say how it runs on this machine.
-
-        Returns
-        -------
-        Execution
-            A named tuple: ``layout`` ("packed": texts lie end to end, without padding,
-            or "padded", where the architecture does not let its attention be replaced),
-            ``linear`` ("prepacked" for oneDNN, or "plain"), ``device`` and ``dtype``.
-        """
-        check_is_fitted(self)
-        return execution(self._request(self._checkpoint()), self._engine())
-
     def token_weights(self, X: Any) -> list[TokenWeights]:
         """Return how much each token of each text counts in its features.
 
@@ -469,18 +641,6 @@ default="concat"
         self._learn(frozen, y, **options)
         return frozen
 
-    def _settle(self) -> None:
-        """Resolve the parameters; nothing is learned or encoded yet."""
-        # A fit that fails is not fitted, and nothing learned earlier stays.
-        for name in _LEARNED:
-            self.__dict__.pop(name, None)
-        self._engine()  # checks the parameters that decide nothing
-        self._resolve(self._checkpoint())
-        self._mix: ScalarMix | None = None
-        self._fitted_params = {
-            name: _plain_repr(getattr(self, name)) for name in _DECISIVE
-        }
-
     def _frozen(self, texts: list[str]) -> np.ndarray | Ragged:
         """Return what is learned from: features by layer, or token states."""
         if not self._attends():
@@ -491,42 +651,23 @@ default="concat"
     def _learn(self, frozen: np.ndarray | Ragged, y: Any, **options: Any) -> None:
         """Learn layer weights, a query over tokens, or both."""
         try:
+            mix: ScalarMix | None
             if isinstance(frozen, Ragged):
-                self.query_, self._mix = fit_token_attention(
+                self.query_, mix = fit_token_attention(
                     frozen, y, learns_layers=self._mixes(), **options
                 )
             else:
-                self._mix = fit_scalar_mix(frozen, y, **options)
+                mix = fit_scalar_mix(frozen, y, **options)
         except BaseException:
             del self._fitted_params
             raise
-        if self._mix is not None:
-            self.layer_weights_ = self._mix.weights
-            self.gamma_ = self._mix.gamma
-            self.layer_scales_ = self._mix.scales
-
-    def __sklearn_is_fitted__(self) -> bool:
-        return hasattr(self, "_fitted_params")
+        if mix is not None:
+            self._keep_mix(mix)
 
     def _encode(self, texts: list[str]) -> np.ndarray:
         request = self._unchanged_request()
         blocks = iter_features(texts, request, self._engine())
         return self._combine(blocks, len(texts))
-
-    def _unchanged_request(self) -> Request:
-        """Return the request of fit, refusing one that would mean other numbers."""
-        self._refuse_changes()
-        checkpoint = self._checkpoint()
-        if (checkpoint.fingerprint, _reading(checkpoint)) != (
-            self.fingerprint_,
-            self._reading,
-        ):
-            raise ValueError(
-                f"The files of model={self.model!r} changed since fit (fingerprint "
-                f"{checkpoint.fingerprint[:8]}, was {self.fingerprint_[:8]}); features "
-                "would not match what later steps were fitted on. Fit again."
-            )
-        return self._request(checkpoint)
 
     def _by_layer(self, texts: list[str]) -> np.ndarray:
         """Return uncombined features, (n_texts, n_poolings, n_layers, width)."""
@@ -599,60 +740,9 @@ default="concat"
 
     # Parameters
 
-    def _checkpoint(self) -> Checkpoint:
-        if not isinstance(self.model, (str, os.PathLike)) or not str(self.model):
-            raise TypeError(
-                "model must be the name of a model on the Hugging Face Hub or a "
-                f"directory, got {self.model!r}."
-            )
-        if self.revision is not None and not isinstance(self.revision, str):
-            raise TypeError(f"revision must be a str or None, got {self.revision!r}.")
-        return find_checkpoint(
-            str(self.model),
-            revision=self.revision,
-            local_files_only=check_bool("local_files_only", self.local_files_only),
-            trust_remote_code=check_bool("trust_remote_code", self.trust_remote_code),
-        )
-
-    def _engine(self) -> Engine:
-        """Check the parameters that never change the numbers."""
-        location = store_location(self.memory)
-        if not isinstance(self.device, str) or not _DEVICE.fullmatch(self.device):
-            raise ValueError(
-                "device must be 'auto', 'cpu', 'cuda', 'cuda:<index>' or 'mps', "
-                f"got {self.device!r}."
-            )
-        batch_size: int | None = None
-        if isinstance(self.batch_size, str):
-            check_choice("batch_size", self.batch_size, ("auto",))
-        else:
-            batch_size = check_integer("batch_size", self.batch_size, minimum=1)
-        if self.n_jobs is not None and check_integer("n_jobs", self.n_jobs) == 0:
-            raise ValueError("n_jobs must not be 0; pass None, a number or -1.")
-        return Engine(
-            location=location,
-            store_layers=check_choice(
-                "store_layers", self.store_layers, ("all", "requested")
-            ),
-            device=str(self.device),
-            batch_size=batch_size,
-            n_jobs=self.n_jobs,
-            verbose=self._is_verbose(),
-        )
-
-    def _is_verbose(self) -> bool:
-        if is_integer(self.verbose):  # scikit-learn's levels: 0 is quiet
-            return check_integer("verbose", self.verbose, minimum=0) > 0
-        return check_bool("verbose", self.verbose)
-
     def _resolve(self, checkpoint: Checkpoint) -> None:
-        """Check the parameters that decide the numbers and set what they resolve to."""
-        declared, n_layers = checkpoint.declared, checkpoint.n_layers
-        check_layer(self.layer)
-        self.layers_ = resolve_layers(self.layer, n_layers)
-        self.layer_combination_ = check_combination(
-            self.layer_combination, len(self.layers_)
-        )
+        super()._resolve(checkpoint)
+        declared = checkpoint.declared
         self.pooling_ = self._resolve_pooling(checkpoint)
         check_bool("special_tokens", self.special_tokens)
         if isinstance(self.normalize, str):
@@ -660,19 +750,10 @@ default="concat"
             self.normalize_ = declared.normalize
         else:
             self.normalize_ = check_bool("normalize", self.normalize)
-        self.max_length_ = self._resolve_max_length(checkpoint)
         check_choice("overflow", self.overflow, ("truncate", "chunk", "raise"))
-        self.stride_ = self._resolve_stride()
         if self.prompt is not None and not isinstance(self.prompt, str):
             raise TypeError(f"prompt must be a str or None, got {self.prompt!r}.")
         self.prompt_ = declared.prompt if self.prompt is None else str(self.prompt)
-        dtype = check_choice("dtype", self.dtype, _DTYPES)
-        self.dtype_ = checkpoint.dtype if dtype == "auto" else dtype
-        check_choice("token_dtype", self.token_dtype, ("float32", "float16"))
-        self.n_layers_ = n_layers
-        self.width_ = checkpoint.width
-        self.fingerprint_ = checkpoint.fingerprint
-        self._reading = _reading(checkpoint)
 
     def _resolve_pooling(self, checkpoint: Checkpoint) -> tuple[str, ...]:
         poolings = check_pooling(self.pooling)
@@ -701,34 +782,6 @@ default="concat"
             )
         return poolings
 
-    def _resolve_max_length(self, checkpoint: Checkpoint) -> int | None:
-        limit = checkpoint.limit
-        if self.max_length is None:
-            declared = checkpoint.declared.max_length
-            if declared is None or limit is None:
-                return declared or limit
-            return min(declared, limit)
-        max_length = check_integer(
-            "max_length", self.max_length, minimum=1, unit="tokens"
-        )
-        if limit is not None and max_length > limit:
-            raise ValueError(
-                f"max_length={max_length} is more than this encoder takes: {limit} "
-                "tokens, special ones included. Use overflow='chunk' for longer texts."
-            )
-        return max_length
-
-    def _resolve_stride(self) -> int:
-        if self.stride is None:
-            return (self.max_length_ or 0) // 8
-        stride = check_integer("stride", self.stride, minimum=0, unit="tokens")
-        if self.max_length_ is not None and stride >= self.max_length_:
-            raise ValueError(
-                f"stride={stride} must be smaller than max_length={self.max_length_}, "
-                "else windows do not advance."
-            )
-        return stride
-
     def _request(self, checkpoint: Checkpoint) -> Request:
         return Request(
             checkpoint=checkpoint,
@@ -745,16 +798,6 @@ default="concat"
 
     def _states_name(self) -> str:
         return "tokens" if self.token_dtype == "float32" else "tokens_float16"
-
-    def _refuse_changes(self) -> None:
-        """Refuse to transform with parameters that fit has not seen."""
-        for name, fitted in self._fitted_params.items():
-            current = _plain_repr(getattr(self, name))
-            if current != fitted:
-                raise ValueError(
-                    f"{name} was {fitted} in fit and is {current} now; call fit again "
-                    "after set_params."
-                )
 
 
 def _reading(checkpoint: Checkpoint) -> tuple[bool, bool]:

@@ -1,6 +1,7 @@
 """Modules import only from levels below their own; torch stays in one place."""
 
 import ast
+import graphlib
 from pathlib import Path
 
 import pytest
@@ -10,11 +11,13 @@ import sklearn_bert
 PACKAGE = Path(sklearn_bert.__file__).parent
 LEVELS = {
     "_validation": 0,
+    "callbacks": 0,
     "postprocessing": 0,
     "ragged": 0,
     "shard": 1,
     "claims": 0,
     "datasets": 0,
+    "tables": 0,
     "attention": 0,
     "kernels": 0,
     "store": 2,
@@ -22,17 +25,22 @@ LEVELS = {
     "pooling": 1,
     "checkpoint": 1,
     "geometry": 1,
+    "heads": 1,
     "learning": 2,
     "tokenizer": 2,
     "network": 3,
     "encoder": 4,
     "features": 5,
+    "training": 5,
     "vectorizer": 6,
     "probe": 7,
+    "finetune": 7,
+    "tokens": 7,
     "inspection": 7,
+    "token_probe": 8,
     "__main__": 8,
 }
-WITH_TORCH = {"attention", "kernels", "tokenizer", "network", "encoder"}
+WITH_TORCH = {"attention", "kernels", "tokenizer", "network", "encoder", "training"}
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
 MODULES += sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py"))
 PARTS = sorted(PACKAGE.glob("*/*.py"))  # of modules that are subpackages
@@ -62,6 +70,12 @@ def imports(path, *, top_level_only=False):
     return found
 
 
+def parts_imported(path):
+    """Return the parts of its own subpackage that a part imports."""
+    own = f"{path.parent.name}."
+    return {name.removeprefix(own) for name in imports(path) if name.startswith(own)}
+
+
 def test_every_module_has_a_level():
     assert set(MODULES) == set(LEVELS)
 
@@ -89,13 +103,22 @@ def test_only_the_encoder_and_what_it_is_made_of_import_torch_at_their_top(modul
 @pytest.mark.parametrize(
     "path", PARTS, ids=lambda path: f"{path.parent.name}.{path.stem}"
 )
-def test_parts_of_a_subpackage_import_each_other_for_drawing_only(path):
+def test_parts_compute_or_draw(path):
     assert not {"torch", "transformers", "matplotlib"} & imports(
         path, top_level_only=True
     )
     if path.name != "__init__.py":
-        inside = {name for name in imports(path) if name.startswith("inspection.")}
-        assert inside <= {"inspection._drawing"}
+        others = parts_imported(path)
+        is_display = path.stem.endswith("_display")
+        assert is_display or "_drawing" not in others
+        assert not [other for other in others if other.endswith("_display")]
+
+
+def test_parts_import_each_other_without_cycles():
+    graph = {path.stem: parts_imported(path) for path in PARTS}
+    del graph["__init__"]
+    assert set().union(*graph.values()) <= set(graph)
+    tuple(graphlib.TopologicalSorter(graph).static_order())  # raises on a cycle
 
 
 def test_the_store_knows_nothing_of_the_rest_of_the_package():

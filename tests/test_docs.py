@@ -158,7 +158,7 @@ def test_the_api_page_lists_what_modules_export():
     import importlib
 
     page = read(DOCS / "api.rst")
-    for module in ("", ".inspection", ".postprocessing", ".datasets"):
+    for module in ("", ".inspection", ".postprocessing", ".tables", ".datasets"):
         names = importlib.import_module(f"sklearn_bert{module}").__all__
         for name in set(names) - {"__version__"}:
             assert re.search(rf"^   {name}$", page, re.MULTILINE), name

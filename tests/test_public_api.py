@@ -7,12 +7,18 @@ import sys
 import pytest
 
 import sklearn_bert
-from sklearn_bert import BertProbeClassifier, BertVectorizer
+from sklearn_bert import (
+    BertProbeClassifier,
+    BertTokenProbeClassifier,
+    BertTokenVectorizer,
+    BertVectorizer,
+)
 
 
 def test_package_exports_exactly_these_names():
     assert sklearn_bert.__all__ == [
-        "BertProbeClassifier", "BertVectorizer", "__version__",
+        "BertFineTuneClassifier", "BertProbeClassifier", "BertTokenProbeClassifier",
+        "BertTokenVectorizer", "BertVectorizer", "__version__", "span_f1",
     ]  # fmt: skip
     assert all(hasattr(sklearn_bert, name) for name in sklearn_bert.__all__)
 
@@ -41,12 +47,43 @@ def test_a_probe_takes_the_vectorizers_parameters_with_their_defaults():
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("estimator", [BertVectorizer, BertProbeClassifier])
+def test_a_vectorizer_of_words_takes_the_same_parameters_where_it_takes_them():
+    of_words = inspect.signature(BertTokenVectorizer).parameters
+    of_texts = inspect.signature(BertVectorizer).parameters
+    shared = [name for name in of_words if name in of_texts]
+    assert list(of_words) == [*shared[:3], "subwords", "word_pattern", *shared[3:]]
+    differing = [name for name in shared if of_words[name] != of_texts[name]]
+    assert differing == ["store_layers"]  # of words, all layers would be large
+    assert [name for name in of_texts if name in of_words] == shared
+
+
+def test_a_tagger_takes_the_parameters_of_a_vectorizer_of_words_and_of_a_probe():
+    of_tagger = inspect.signature(BertTokenProbeClassifier).parameters
+    of_words = dict(inspect.signature(BertTokenVectorizer).parameters)
+    of_probe = inspect.signature(BertProbeClassifier).parameters
+    del of_words["layer_combination"]
+    assert list(of_tagger)[: len(of_words)] == list(of_words)
+    assert all(of_tagger[name] == of_words[name] for name in of_words)
+    of_head = list(of_tagger)[len(of_words) :]
+    assert of_head == list(of_probe)[-len(of_head) :]
+    assert all(of_tagger[name] == of_probe[name] for name in of_head)
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        BertVectorizer,
+        BertProbeClassifier,
+        BertTokenVectorizer,
+        BertTokenProbeClassifier,
+    ],
+)
 def test_every_parameter_is_documented_with_its_default(estimator):
     doc = inspect.getdoc(estimator)
     for name, parameter in inspect.signature(estimator).parameters.items():
         default = parameter.default
         shown = f'"{default}"' if isinstance(default, str) else str(default)
+        shown = f"r{shown}" if "\\" in shown else shown
         (line,) = [line for line in doc.splitlines() if line.startswith(f"{name} : ")]
         assert line.endswith(f"default={shown}"), line
 
