@@ -6,8 +6,8 @@ mean; the network, the loop and its checkpoints are `training`'s. A fitted estim
 holds the weights that were trained, as NumPy arrays, and finds the frozen ones where it
 found them in `fit`, or in the directory where it was saved.
 
-Level 7 of the module map: imports `_validation`, `callbacks`, `checkpoint`, `training`
-and `vectorizer`.
+Level 7 of the module map: imports `_validation`, `callbacks`, `checkpoint`, `heads`,
+`training` and `vectorizer`.
 """
 
 from __future__ import annotations
@@ -32,9 +32,8 @@ from scipy.special import expit, softmax
 from sklearn.base import ClassifierMixin
 from sklearn.metrics import check_scoring
 from sklearn.model_selection import train_test_split
-from sklearn.utils import check_random_state, compute_sample_weight
-from sklearn.utils.multiclass import check_classification_targets, type_of_target
-from sklearn.utils.validation import check_array, check_is_fitted, column_or_1d
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted
 
 from ._validation import (
     check_bool,
@@ -45,6 +44,7 @@ from ._validation import (
 )
 from .callbacks import CallbackSupportMixin, Task, with_callbacks
 from .checkpoint import DEFAULT_MODEL, Checkpoint, find_checkpoint
+from .heads import check_sample_weight, check_target, weigh
 from .vectorizer import TextEstimator
 
 if TYPE_CHECKING:
@@ -356,7 +356,7 @@ sequence of them, default="auto"
         batch_size = self._check_machine()
         place = self._checkpoint_place()
         texts = self._read_texts(X, is_fit=True)
-        y = _check_target(y, len(texts))
+        y = check_target(y, len(texts), self)
         weights = self._weights(y, sample_weight)
         checkpoint = self._find_encoder()
         classes = np.arange(y.shape[1]) if y.ndim == 2 else np.unique(y)
@@ -696,31 +696,13 @@ sequence of them, default="auto"
 
     def _weights(self, y: np.ndarray, sample_weight: Any) -> np.ndarray | None:
         """Return the weight of each text, or None if all count alike."""
-        if sample_weight is None and self.class_weight is None:
-            return None
-        weights = np.ones(len(y))
-        if self.class_weight is not None:
-            weights = compute_sample_weight(self.class_weight, y)
-        if sample_weight is not None:
-            given = check_array(
-                sample_weight,
-                ensure_2d=False,
-                dtype=np.float64,
-                input_name="sample_weight",
-            )
-            if given.shape != (len(y),):
-                raise ValueError(
-                    f"sample_weight has shape {given.shape} for {len(y)} texts."
-                )
-            weights = weights * given
-        if weights.min() < 0:
+        given = check_sample_weight(sample_weight, len(y))
+        if given is not None and given.min() < 0:
             raise ValueError(
                 "sample_weight must not be negative, first in row "
-                f"{int(np.flatnonzero(weights < 0)[0])}."
+                f"{int(np.flatnonzero(given < 0)[0])}."
             )
-        if not weights.sum() > 0:
-            raise ValueError("sample_weight must not be zero for every text.")
-        return np.asarray(weights, dtype=np.float64)
+        return weigh(y, self.class_weight, given)
 
     # Parameters
 
@@ -963,26 +945,3 @@ def _plain(name: str, value: Any) -> Any:
         "Replace it to save the classifier, for example by "
         f"set_params({name}=None)."
     )
-
-
-def _check_target(y: Any, n_texts: int) -> np.ndarray:
-    """Return classes, shape (n_texts,), or a multilabel indicator."""
-    if y is None:
-        raise ValueError(
-            "This BertFineTuneClassifier estimator requires y to be passed, but the "
-            "target y is None."
-        )
-    y = np.asarray(y.toarray() if hasattr(y, "toarray") else y)
-    if y.dtype.kind == "f" and not np.isfinite(y).all():
-        row = np.argwhere(~np.isfinite(y))[0][0]
-        raise ValueError(f"Input y contains NaN or infinity, first in row {row}.")
-    check_classification_targets(y)
-    if type_of_target(y, input_name="y") != "multilabel-indicator":
-        y = column_or_1d(y, warn=True)
-    if len(y) != n_texts:
-        raise ValueError(f"y has {len(y)} rows for {n_texts} texts in X.")
-    if not n_texts:
-        raise ValueError("Found array with 0 sample(s): X has no text to learn from.")
-    if y.ndim == 1 and len(np.unique(y)) < 2:
-        raise ValueError(f"y needs at least two classes, got one class: {y[0]!r}.")
-    return y

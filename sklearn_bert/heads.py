@@ -21,12 +21,13 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import compute_sample_weight, gen_batches
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.validation import check_array, has_fit_parameter
+from sklearn.utils.multiclass import check_classification_targets, type_of_target
+from sklearn.utils.validation import check_array, column_or_1d, has_fit_parameter
 
 from ._validation import check_bool, check_choice, check_integer, check_positive
 from .callbacks import Task
 
-__all__ = ["HasHead", "check_sample_weight", "head_has"]
+__all__ = ["HasHead", "check_sample_weight", "check_target", "head_has", "weigh"]
 
 _SCALER_ROWS = 2**16  # at once, as the scaler makes copies of what it is given
 
@@ -140,16 +141,23 @@ class HasHead:
         sample_weight : ndarray of shape (n_rows,) or None
             From `check_sample_weight`.
         """
-        if sample_weight is None and self.class_weight is None:
-            return None
-        weights = np.ones(len(y))
-        if self.class_weight is not None:
-            weights = compute_sample_weight(self.class_weight, y)
-        if sample_weight is not None:
-            weights = weights * sample_weight
-        if not weights.sum() > 0:
-            raise ValueError("sample_weight must not be zero for every text.")
-        return np.asarray(weights, dtype=np.float64)
+        return weigh(y, self.class_weight, sample_weight)
+
+
+def weigh(
+    y: np.ndarray, class_weight: Any, sample_weight: np.ndarray | None
+) -> np.ndarray | None:
+    """Return the weight of each row, or None if all count alike."""
+    if sample_weight is None and class_weight is None:
+        return None
+    weights = np.ones(len(y))
+    if class_weight is not None:
+        weights = compute_sample_weight(class_weight, y)
+    if sample_weight is not None:
+        weights = weights * sample_weight
+    if not weights.sum() > 0:
+        raise ValueError("sample_weight must not be zero for every text.")
+    return np.asarray(weights, dtype=np.float64)
 
 
 def check_sample_weight(sample_weight: Any, n_texts: int) -> np.ndarray | None:
@@ -162,3 +170,26 @@ def check_sample_weight(sample_weight: Any, n_texts: int) -> np.ndarray | None:
     if given.shape != (n_texts,):
         raise ValueError(f"sample_weight has shape {given.shape} for {n_texts} texts.")
     return np.asarray(given)
+
+
+def check_target(y: Any, n_texts: int, estimator: object) -> np.ndarray:
+    """Return classes, shape (n_texts,), or a multilabel indicator, else raise."""
+    if y is None:
+        raise ValueError(
+            f"This {type(estimator).__name__} estimator requires y to be passed, but "
+            "the target y is None."
+        )
+    y = np.asarray(y.toarray() if hasattr(y, "toarray") else y)
+    if y.dtype.kind == "f" and not np.isfinite(y).all():
+        row = np.argwhere(~np.isfinite(y))[0][0]
+        raise ValueError(f"Input y contains NaN or infinity, first in row {row}.")
+    check_classification_targets(y)
+    if type_of_target(y, input_name="y") != "multilabel-indicator":
+        y = column_or_1d(y, warn=True)
+    if len(y) != n_texts:
+        raise ValueError(f"y has {len(y)} rows for {n_texts} texts in X.")
+    if not n_texts:
+        raise ValueError("Found array with 0 sample(s): X has no text to learn from.")
+    if y.ndim == 1 and len(np.unique(y)) < 2:
+        raise ValueError(f"y needs at least two classes, got one class: {y[0]!r}.")
+    return y

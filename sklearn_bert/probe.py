@@ -19,13 +19,12 @@ import numpy as np
 from sklearn.base import ClassifierMixin
 from sklearn.metrics import check_scoring
 from sklearn.model_selection import check_cv
-from sklearn.utils.multiclass import check_classification_targets, type_of_target
-from sklearn.utils.validation import check_is_fitted, column_or_1d
+from sklearn.utils.validation import check_is_fitted
 
 from ._validation import check_choice
 from .callbacks import CallbackSupportMixin, Task, with_callbacks
 from .checkpoint import DEFAULT_MODEL
-from .heads import HasHead, check_sample_weight, head_has
+from .heads import HasHead, check_sample_weight, check_target, head_has
 from .ragged import Ragged
 from .vectorizer import BertVectorizer, TextEstimator, TokenWeights
 
@@ -286,7 +285,7 @@ class BertProbeClassifier(
             self.__dict__.pop(name, None)
         self._make_head(1)  # checks its parameters before any forward pass
         texts = self._read_texts(X, is_fit=True)
-        y = _check_target(y, len(texts))
+        y = check_target(y, len(texts), self)
         weights = self._weights(y, check_sample_weight(sample_weight, len(texts)))
         with Task.root(self, 2, texts, y, sample_weight) as task:
             with task.step("representation", None) as step:
@@ -493,26 +492,3 @@ def _one_layer(every: Any, i: int) -> Any:
     if isinstance(every, Ragged):
         return Ragged(every.values[:, i : i + 1], every.starts, every.counts)
     return None if every is None else every[:, :, i : i + 1]
-
-
-def _check_target(y: Any, n_texts: int) -> np.ndarray:
-    """Return classes, shape (n_texts,), or a multilabel indicator."""
-    if y is None:
-        raise ValueError(
-            "This BertProbeClassifier estimator requires y to be passed, but the "
-            "target y is None."
-        )
-    y = np.asarray(y.toarray() if hasattr(y, "toarray") else y)
-    if y.dtype.kind == "f" and not np.isfinite(y).all():
-        row = np.argwhere(~np.isfinite(y))[0][0]
-        raise ValueError(f"Input y contains NaN or infinity, first in row {row}.")
-    check_classification_targets(y)
-    if type_of_target(y, input_name="y") != "multilabel-indicator":
-        y = column_or_1d(y, warn=True)
-    if len(y) != n_texts:
-        raise ValueError(f"y has {len(y)} rows for {n_texts} texts in X.")
-    if not n_texts:
-        raise ValueError("Found array with 0 sample(s): X has no text to learn from.")
-    if y.ndim == 1 and len(np.unique(y)) < 2:
-        raise ValueError(f"y needs at least two classes, got one class: {y[0]!r}.")
-    return y
