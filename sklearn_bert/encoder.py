@@ -11,9 +11,8 @@ not fit is halved.
 Encoders live in a small process-wide registry, never on an estimator.
 
 Level 4 of the module map: imports `checkpoint`, `network`, `pooling`, `ragged` and
-`tokenizer`.
-Only `features` imports this module, when a text has to be encoded, and `training`, for
-`resolve_device`.
+`tokenizer`. Only `features` imports this module, when a text has to be encoded, and
+`training`, for `resolve_device`.
 """
 
 from __future__ import annotations
@@ -368,10 +367,11 @@ class Encoder:
             layout=layout,
             wants_attention="attention" in names,
         )
+        # One column stands for all that count the same tokens.
+        pooled_by = {poolings[c][1]: c for c in columns if c not in kept}
         members = {
             special: self._members(batch, *self._span(pieces, column, n_skipped))
-            for column, (_, special) in poolings.items()
-            if column not in kept
+            for special, column in pooled_by.items()
         }
         rows = {
             column: self._on_device(
