@@ -43,7 +43,7 @@ from .pooling import (
     row_type,
     split_column,
 )
-from .ragged import Ragged, gather, starts_of
+from .ragged import Ragged, starts_of
 from .store import FORMAT, FeatureStore, Hits, Keys
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "WORK", "Engine", "Request", "Work", "execution", "features", "iter_features",
-    "rows_of", "tokens_of",
+    "tokens_of",
 ]  # fmt: skip
 
 _NUMBERS = 1  # raise it when a change of ours moves the numbers beyond float noise
@@ -195,15 +195,6 @@ def features(texts: list[str], request: Request, engine: Engine) -> FloatArray:
         assert not isinstance(block, Ragged)
         out[rows] = block
     return out
-
-
-def rows_of(texts: Sequence[Text], request: Request, engine: Engine) -> Ragged:
-    """Return the rows of all texts, values (n_rows, n_layers, width).
-
-    Values that are large lie in a temporary file; equal texts share their rows.
-    """
-    blocks: Any = iter_features(texts, request, engine)
-    return gather(blocks, len(texts))
 
 
 def tokens_of(texts: Sequence[str], request: Request) -> list[tuple[str, ...]]:
@@ -695,8 +686,8 @@ class _Run:
 
     def _portions(self, n_rows: Indices) -> Iterator[slice]:
         """Split texts with so many rows each into portions of bounded size."""
-        n_bytes = n_rows * self._room(np.ones(1, dtype=np.intp))[1][0].nbytes
-        n_bytes *= 1 if self.request.has_rows else len(self.request.poolings)
+        one, _ = self._room(np.ones(1, dtype=np.intp))
+        n_bytes = n_rows * (one.values if isinstance(one, Ragged) else one).nbytes
         portion_of = starts_of(n_bytes) // _READ_BYTES
         bounds = [0, *(np.flatnonzero(np.diff(portion_of)) + 1).tolist(), len(n_rows)]
         yield from (slice(a, b) for a, b in itertools.pairwise(bounds) if a < b)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -615,7 +616,7 @@ default="concat"
             )
         texts = self._read_texts(X, is_fit=False)
         request = self._unchanged_request()
-        rows = self._states(iter_features(texts, request, self._engine()), len(texts))
+        rows = gather(self._blocks(texts, request), len(texts))
         _, weights = attend(rows, self.query_, self._factors_of_states())
         return [
             TokenWeights(tokens, np.array(part))
@@ -646,7 +647,7 @@ default="concat"
         if not self._attends():
             return self._by_layer(texts)
         request = self._request(self._checkpoint())
-        return self._states(iter_features(texts, request, self._engine()), len(texts))
+        return gather(self._blocks(texts, request), len(texts))
 
     def _learn(self, frozen: np.ndarray | Ragged, y: Any, **options: Any) -> None:
         """Learn layer weights, a query over tokens, or both."""
@@ -665,9 +666,15 @@ default="concat"
             self._keep_mix(mix)
 
     def _encode(self, texts: list[str]) -> np.ndarray:
-        request = self._unchanged_request()
-        blocks = iter_features(texts, request, self._engine())
+        blocks = self._blocks(texts, self._unchanged_request())
         return self._combine(blocks, len(texts))
+
+    def _blocks(self, texts: list[str], request: Request) -> Iterator[Any]:
+        """Yield which texts, and their features by layer or combined token states."""
+        for which, block in iter_features(texts, request, self._engine()):
+            if isinstance(block, Ragged):
+                block = self._combined_states(block)
+            yield which, block
 
     def _by_layer(self, texts: list[str]) -> np.ndarray:
         """Return uncombined features, (n_texts, n_poolings, n_layers, width)."""
@@ -691,8 +698,7 @@ default="concat"
         for rows, block in blocks:
             part = np.empty((len(rows), out.shape[1]), dtype=np.float32)
             if isinstance(block, Ragged):
-                states = self._combined_states(block)
-                part[:], _ = attend(states, self.query_, self._factors_of_states())
+                part[:], _ = attend(block, self.query_, self._factors_of_states())
             else:
                 combine(block, factors, part)
             if self.normalize_:
@@ -703,24 +709,15 @@ default="concat"
 
     def _combine_all(self, frozen: np.ndarray | Ragged) -> np.ndarray:
         """Return the features of texts from what `_frozen` returned."""
-        if isinstance(frozen, Ragged):
-            part, _ = attend(frozen, self.query_, self._factors_of_states())
-            if self.normalize_:
-                part /= np.maximum(np.linalg.norm(part, axis=1, keepdims=True), 1e-12)
-            return part
         return self._combine([(np.arange(len(frozen)), frozen)], len(frozen))
 
     # Token states, for a learned query
 
-    def _states(self, blocks: Any, n_texts: int) -> Ragged:
+    def _combined_states(self, block: Ragged) -> Ragged:
         """Return token states with their layers combined, unless weights are learned.
 
         Values have the shape (n_rows, n_layers or 1, width).
         """
-        combined = ((which, self._combined_states(block)) for which, block in blocks)
-        return gather(combined, n_texts)
-
-    def _combined_states(self, block: Ragged) -> Ragged:
         if self.layer_combination_ == "scalar_mix":
             return block
         factors = self._factors()

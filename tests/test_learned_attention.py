@@ -14,7 +14,7 @@ from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from sklearn.pipeline import make_pipeline
 
 from sklearn_bert import BertProbeClassifier, BertVectorizer
-from sklearn_bert.features import Engine, rows_of
+from sklearn_bert.features import Engine, iter_features
 from sklearn_bert.inspection import (
     compare_pairs,
     layer_geometry,
@@ -23,6 +23,7 @@ from sklearn_bert.inspection import (
     probe_layers,
 )
 from sklearn_bert.learning import fit_token_attention
+from sklearn_bert.ragged import gather
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* encoded for the third time")
 
@@ -47,7 +48,7 @@ def probe(model, **params):
 
 def states_of(fitted, texts):
     request = fitted._request(fitted._checkpoint())
-    return list(rows_of(texts, request, Engine()))
+    return list(gather(iter_features(texts, request, Engine()), len(texts)))
 
 
 # The vectorizer

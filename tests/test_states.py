@@ -15,7 +15,8 @@ from tokenizers.pre_tokenizers import ByteLevel
 from sklearn_bert import features as features_module
 from sklearn_bert.checkpoint import find_checkpoint
 from sklearn_bert.encoder import Plan, get_encoder
-from sklearn_bert.features import Engine, Request, rows_of
+from sklearn_bert.features import Engine, Request, iter_features
+from sklearn_bert.ragged import gather
 from sklearn_bert.store import store_location
 
 TEXTS = [
@@ -51,6 +52,11 @@ def request(model, name="tokens", layers=(0, 2), **changes):
         "dtype": "float32",
     }
     return Request(**{**facts, **changes})
+
+
+def rows_of(texts, request, engine):
+    """Return the rows of all texts, values (n_rows, n_layers, width)."""
+    return gather(iter_features(texts, request, engine), len(texts))
 
 
 @pytest.fixture(scope="session")
