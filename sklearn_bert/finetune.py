@@ -19,7 +19,6 @@ import hashlib
 import json
 import numbers
 import os
-import re
 import shutil
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -45,7 +44,7 @@ from ._validation import (
 from .callbacks import CallbackSupportMixin, Task, with_callbacks
 from .checkpoint import DEFAULT_MODEL, Checkpoint, find_checkpoint
 from .heads import check_sample_weight, check_target, weigh
-from .vectorizer import TextEstimator
+from .vectorizer import ModelEstimator
 
 if TYPE_CHECKING:
     from .training import Data, Design, Recipe, Trainer, TunedNetwork
@@ -53,7 +52,6 @@ if TYPE_CHECKING:
 __all__ = ["BertFineTuneClassifier"]
 
 _POOLINGS = ("cls", "mean", "max", "mean_sqrt_len", "learned_attention")
-_DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 _DTYPES = ("auto", "float32", "bfloat16", "float16")
 _FORMAT = 1  # of the file below
 _FILE = "finetune.json"
@@ -84,7 +82,7 @@ class _Live:
         return _Live()
 
 
-class BertFineTuneClassifier(CallbackSupportMixin, ClassifierMixin, TextEstimator):
+class BertFineTuneClassifier(CallbackSupportMixin, ClassifierMixin, ModelEstimator):
     """Classify texts by an encoder whose upper layers are trained with the classifier.
 
     The head is fitted on frozen features first, as a probe; then the blocks above
@@ -708,41 +706,20 @@ sequence of them, default="auto"
 
     def _find_encoder(self, place: Path | None = None) -> Checkpoint:
         """Find the files of `model`, or of a directory that `save` wrote."""
-        options: dict[str, Any] = {
-            "local_files_only": check_bool("local_files_only", self.local_files_only),
-            "trust_remote_code": check_bool(
-                "trust_remote_code", self.trust_remote_code
-            ),
-        }
-        if place is not None:
-            return find_checkpoint(str(place), **options)
-        if not isinstance(self.model, (str, os.PathLike)) or not str(self.model):
-            raise TypeError(
-                "model must be the name of a model on the Hugging Face Hub or a "
-                f"directory, got {self.model!r}."
-            )
-        if self.revision is not None and not isinstance(self.revision, str):
-            raise TypeError(f"revision must be a str or None, got {self.revision!r}.")
-        return find_checkpoint(str(self.model), revision=self.revision, **options)
+        if place is None:
+            return self._checkpoint()
+        return find_checkpoint(
+            str(place),
+            local_files_only=check_bool("local_files_only", self.local_files_only),
+            trust_remote_code=check_bool("trust_remote_code", self.trust_remote_code),
+        )
 
     def _check_machine(self) -> int | None:
         """Check the parameters that decide no number, and return the batch size."""
-        if not isinstance(self.device, str) or not _DEVICE.fullmatch(self.device):
-            raise ValueError(
-                "device must be 'auto', 'cpu', 'cuda', 'cuda:<index>' or 'mps', "
-                f"got {self.device!r}."
-            )
+        self._check_device()
         check_bool("weights_in_pickle", self.weights_in_pickle)
         self._is_verbose()
-        if isinstance(self.batch_size, str):
-            check_choice("batch_size", self.batch_size, ("auto",))
-            return None
-        return check_integer("batch_size", self.batch_size, minimum=1)
-
-    def _is_verbose(self) -> bool:
-        if is_integer(self.verbose):  # scikit-learn's levels: 0 is quiet
-            return check_integer("verbose", self.verbose, minimum=0) > 0
-        return check_bool("verbose", self.verbose)
+        return self._check_batch_size()
 
     def _checkpoint_place(self) -> Path | None:
         if self.checkpoint_dir is None:
@@ -809,23 +786,6 @@ sequence of them, default="auto"
                 f"pooling must not name a pooling twice, got {self.pooling!r}."
             )
         return names
-
-    def _resolve_max_length(self, checkpoint: Checkpoint) -> int | None:
-        limit = checkpoint.limit
-        if self.max_length is None:
-            declared = checkpoint.declared.max_length
-            if declared is None or limit is None:
-                return declared or limit
-            return min(declared, limit)
-        max_length = check_integer(
-            "max_length", self.max_length, minimum=1, unit="tokens"
-        )
-        if limit is not None and max_length > limit:
-            raise ValueError(
-                f"max_length={max_length} is more than this encoder takes: {limit} "
-                "tokens, special ones included."
-            )
-        return max_length
 
     def _make_recipe(self, checkpoint: Checkpoint, place: Path | None) -> Recipe:
         from .training import Recipe

@@ -97,30 +97,92 @@ class TextEstimator(BaseEstimator):
         return check_texts(X, missing=self.missing)
 
 
-class EncoderEstimator(TextEstimator):
-    """What estimators share that read a frozen encoder: its files, limits and engine.
+class ModelEstimator(TextEstimator):
+    """What estimators share that name an encoder: its files, its limit, a device."""
+
+    # Set by the subclass's __init__.
+    model: Any
+    max_length: Any
+    batch_size: Any
+    device: Any
+    revision: Any
+    local_files_only: Any
+    trust_remote_code: Any
+    verbose: Any
+
+    # What to do about texts beyond the encoder's limit, for a refusal.
+    _cure_for_longer = ""
+
+    def _checkpoint(self) -> Checkpoint:
+        if not isinstance(self.model, (str, os.PathLike)) or not str(self.model):
+            raise TypeError(
+                "model must be the name of a model on the Hugging Face Hub or a "
+                f"directory, got {self.model!r}."
+            )
+        if self.revision is not None and not isinstance(self.revision, str):
+            raise TypeError(f"revision must be a str or None, got {self.revision!r}.")
+        return find_checkpoint(
+            str(self.model),
+            revision=self.revision,
+            local_files_only=check_bool("local_files_only", self.local_files_only),
+            trust_remote_code=check_bool("trust_remote_code", self.trust_remote_code),
+        )
+
+    def _check_device(self) -> None:
+        if not isinstance(self.device, str) or not _DEVICE.fullmatch(self.device):
+            raise ValueError(
+                "device must be 'auto', 'cpu', 'cuda', 'cuda:<index>' or 'mps', "
+                f"got {self.device!r}."
+            )
+
+    def _check_batch_size(self) -> int | None:
+        """Return the texts per batch, or None for a number of tokens."""
+        if isinstance(self.batch_size, str):
+            check_choice("batch_size", self.batch_size, ("auto",))
+            return None
+        return check_integer("batch_size", self.batch_size, minimum=1)
+
+    def _is_verbose(self) -> bool:
+        if is_integer(self.verbose):  # scikit-learn's levels: 0 is quiet
+            return check_integer("verbose", self.verbose, minimum=0) > 0
+        return check_bool("verbose", self.verbose)
+
+    def _resolve_max_length(self, checkpoint: Checkpoint) -> int | None:
+        limit = checkpoint.limit
+        if self.max_length is None:
+            declared = checkpoint.declared.max_length
+            if declared is None or limit is None:
+                return declared or limit
+            return min(declared, limit)
+        max_length = check_integer(
+            "max_length", self.max_length, minimum=1, unit="tokens"
+        )
+        if limit is not None and max_length > limit:
+            raise ValueError(
+                f"max_length={max_length} is more than this encoder takes: {limit} "
+                f"tokens, special ones included.{self._cure_for_longer}"
+            )
+        return max_length
+
+
+class EncoderEstimator(ModelEstimator):
+    """What estimators share that read a frozen encoder: layers, windows and engine.
 
     A subclass says which parameters decide its numbers, what it learns, and in
     `_request` what it asks of the encoder.
     """
 
     # Set by the subclass's __init__.
-    model: Any
     layer: Any
     layer_combination: Any
-    max_length: Any
     stride: Any
     memory: Any
     store_layers: Any
-    batch_size: Any
-    device: Any
     dtype: Any
     token_dtype: Any
     n_jobs: Any
-    revision: Any
-    local_files_only: Any
-    trust_remote_code: Any
-    verbose: Any
+
+    _cure_for_longer = " Use overflow='chunk' for longer texts."
 
     # Parameters that decide the numbers: changing one after fit calls for fit again.
     _decisive: tuple[str, ...]
@@ -178,34 +240,11 @@ class EncoderEstimator(TextEstimator):
 
     # Parameters
 
-    def _checkpoint(self) -> Checkpoint:
-        if not isinstance(self.model, (str, os.PathLike)) or not str(self.model):
-            raise TypeError(
-                "model must be the name of a model on the Hugging Face Hub or a "
-                f"directory, got {self.model!r}."
-            )
-        if self.revision is not None and not isinstance(self.revision, str):
-            raise TypeError(f"revision must be a str or None, got {self.revision!r}.")
-        return find_checkpoint(
-            str(self.model),
-            revision=self.revision,
-            local_files_only=check_bool("local_files_only", self.local_files_only),
-            trust_remote_code=check_bool("trust_remote_code", self.trust_remote_code),
-        )
-
     def _engine(self) -> Engine:
         """Check the parameters that never change the numbers."""
         location = store_location(self.memory)
-        if not isinstance(self.device, str) or not _DEVICE.fullmatch(self.device):
-            raise ValueError(
-                "device must be 'auto', 'cpu', 'cuda', 'cuda:<index>' or 'mps', "
-                f"got {self.device!r}."
-            )
-        batch_size: int | None = None
-        if isinstance(self.batch_size, str):
-            check_choice("batch_size", self.batch_size, ("auto",))
-        else:
-            batch_size = check_integer("batch_size", self.batch_size, minimum=1)
+        self._check_device()
+        batch_size = self._check_batch_size()
         if self.n_jobs is not None and check_integer("n_jobs", self.n_jobs) == 0:
             raise ValueError("n_jobs must not be 0; pass None, a number or -1.")
         return Engine(
@@ -218,11 +257,6 @@ class EncoderEstimator(TextEstimator):
             n_jobs=self.n_jobs,
             verbose=self._is_verbose(),
         )
-
-    def _is_verbose(self) -> bool:
-        if is_integer(self.verbose):  # scikit-learn's levels: 0 is quiet
-            return check_integer("verbose", self.verbose, minimum=0) > 0
-        return check_bool("verbose", self.verbose)
 
     def _resolve(self, checkpoint: Checkpoint) -> None:
         """Check the parameters that decide the numbers and set what they resolve to."""
@@ -239,23 +273,6 @@ class EncoderEstimator(TextEstimator):
         self.width_ = checkpoint.width
         self.fingerprint_ = checkpoint.fingerprint
         self._reading = _reading(checkpoint)
-
-    def _resolve_max_length(self, checkpoint: Checkpoint) -> int | None:
-        limit = checkpoint.limit
-        if self.max_length is None:
-            declared = checkpoint.declared.max_length
-            if declared is None or limit is None:
-                return declared or limit
-            return min(declared, limit)
-        max_length = check_integer(
-            "max_length", self.max_length, minimum=1, unit="tokens"
-        )
-        if limit is not None and max_length > limit:
-            raise ValueError(
-                f"max_length={max_length} is more than this encoder takes: {limit} "
-                "tokens, special ones included. Use overflow='chunk' for longer texts."
-            )
-        return max_length
 
     def _resolve_stride(self) -> int:
         if self.stride is None:

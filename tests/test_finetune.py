@@ -665,16 +665,16 @@ def test_device_may_be_set_after_fit_but_no_parameter_that_decides(fitted):
 
 
 def test_a_pooling_that_sklearn_bert_does_not_have_is_named(tiny, monkeypatch):
-    from sklearn_bert import finetune
+    from sklearn_bert import vectorizer
 
-    find = finetune.find_checkpoint
+    find = vectorizer.find_checkpoint
 
     def declaring(*args, **kwargs):
         checkpoint = find(*args, **kwargs)
         declared = replace(checkpoint.declared, pooling=("lasttoken",))
         return replace(checkpoint, declared=declared)
 
-    monkeypatch.setattr(finetune, "find_checkpoint", declaring)
+    monkeypatch.setattr(vectorizer, "find_checkpoint", declaring)
     with pytest.raises(
         ValueError, match=r"declares the pooling lasttoken, .* Name one"
     ):
