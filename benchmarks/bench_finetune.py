@@ -49,7 +49,8 @@ def make_data(texts):
 
 def make_trainer(model, texts, n_frozen, max_iter, keeps_states):
     from sklearn_bert.checkpoint import find_checkpoint
-    from sklearn_bert.training import Design, Recipe, Trainer, TunedNetwork
+    from sklearn_bert.training import Recipe, Trainer
+    from sklearn_bert.tuned import Design, TunedNetwork
 
     design = Design(
         poolings=("mean",), max_length=common.MAX_LENGTH, prompt="", hidden_size=0,

@@ -4,7 +4,7 @@ No logic of its own: it reads arguments, calls the public interface and prints. 
 mistake of the user's is one line on the standard error and status 2; progress goes to
 the standard error, results to the standard output.
 
-Level 8 of the module map: nothing imports it.
+Level 9 of the module map: nothing imports it.
 """
 
 from __future__ import annotations

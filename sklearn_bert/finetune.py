@@ -6,8 +6,8 @@ mean; the network, the loop and its checkpoints are `training`'s. A fitted estim
 holds the weights that were trained, as NumPy arrays, and finds the frozen ones where it
 found them in `fit`, or in the directory where it was saved.
 
-Level 7 of the module map: imports `_validation`, `callbacks`, `checkpoint`, `heads`,
-`training` and `vectorizer`.
+Level 7 of the module map: imports `_validation`, `callbacks`, `checkpoint`,
+`estimators`, `heads`, `training` and `tuned`.
 """
 
 from __future__ import annotations
@@ -43,11 +43,12 @@ from ._validation import (
 )
 from .callbacks import CallbackSupportMixin, Task, with_callbacks
 from .checkpoint import DEFAULT_MODEL, Checkpoint, find_checkpoint
+from .estimators import ModelEstimator
 from .heads import check_sample_weight, check_target, weigh
-from .vectorizer import ModelEstimator
 
 if TYPE_CHECKING:
-    from .training import Data, Design, Recipe, Trainer, TunedNetwork
+    from .training import Data, Recipe, Trainer
+    from .tuned import Design, TunedNetwork
 
 __all__ = ["BertFineTuneClassifier"]
 
@@ -362,7 +363,8 @@ sequence of them, default="auto"
         recipe = self._make_recipe(checkpoint, place)
         rows, held_out = self._split(y, weights, recipe.seed)
 
-        from .training import Trainer, TunedNetwork
+        from .training import Trainer
+        from .tuned import TunedNetwork
 
         network = TunedNetwork(checkpoint, design, self.device)
         fitted = self._resolved(checkpoint, design, classes)
@@ -586,7 +588,7 @@ sequence of them, default="auto"
         return live.network
 
     def _load_network(self) -> TunedNetwork:
-        from .training import Design, TunedNetwork
+        from .tuned import Design, TunedNetwork
 
         place = self._saved_place()
         checkpoint = self._find_encoder(place)
@@ -737,7 +739,7 @@ sequence of them, default="auto"
     def _make_design(
         self, checkpoint: Checkpoint, n_outputs: int, is_multilabel: bool
     ) -> Design:
-        from .training import Design
+        from .tuned import Design
 
         declared = checkpoint.declared
         if self.prompt is not None and not isinstance(self.prompt, str):

@@ -5,8 +5,8 @@ learns from labels what a pipeline of fixed steps cannot: which layer to use, ho
 weight all of them, which tokens count. Its head is scikit-learn's own classifier on
 what results.
 
-Level 7 of the module map: imports `_validation`, `callbacks`, `checkpoint`, `heads`,
-`ragged` and `vectorizer`.
+Level 8 of the module map: imports `_validation`, `callbacks`, `checkpoint`,
+`estimators`, `heads`, `ragged` and `vectorizer`.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ from sklearn.utils.validation import check_is_fitted
 from ._validation import check_choice
 from .callbacks import CallbackSupportMixin, Task, with_callbacks
 from .checkpoint import DEFAULT_MODEL
+from .estimators import TextEstimator
 from .heads import HasHead, check_sample_weight, check_target, head_has
 from .ragged import Ragged
-from .vectorizer import BertVectorizer, TextEstimator, TokenWeights
+from .vectorizer import BertVectorizer, TokenWeights
 
 __all__ = ["BertProbeClassifier"]
 

@@ -5,8 +5,8 @@ show. Features of all words lie end to end in one array, text after text, and ev
 result is a view of such an array. How words are encoded and stored is the business of
 `features`.
 
-Level 7 of the module map: imports `_validation`, `checkpoint`, `features`, `layers`,
-`learning`, `ragged` and `vectorizer`.
+Level 7 of the module map: imports `_validation`, `checkpoint`, `estimators`,
+`features`, `layers`, `learning` and `ragged`.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from sklearn.utils.validation import check_is_fitted
 
 from ._validation import check_choice, check_tags, check_words
 from .checkpoint import DEFAULT_MODEL, Checkpoint
+from .estimators import EncoderEstimator, TextEstimator
 from .features import Engine, Request, _outside, iter_features
 from .layers import coefficients, combine, feature_names
 from .learning import fit_scalar_mix
 from .ragged import expand, starts_of
-from .vectorizer import EncoderEstimator, TextEstimator
 
 __all__ = [
     "BertTokenVectorizer", "FlatWords", "Word", "WordEstimator", "Words", "bounds",

@@ -31,16 +31,20 @@ LEVELS = {
     "network": 3,
     "encoder": 4,
     "features": 5,
-    "training": 5,
-    "vectorizer": 6,
-    "probe": 7,
+    "tuned": 5,
+    "estimators": 6,
+    "training": 6,
+    "vectorizer": 7,
+    "probe": 8,
     "finetune": 7,
     "tokens": 7,
-    "inspection": 7,
+    "inspection": 8,
     "token_probe": 8,
-    "__main__": 8,
+    "__main__": 9,
 }
-WITH_TORCH = {"attention", "kernels", "tokenizer", "network", "encoder", "training"}
+WITH_TORCH = {
+    "attention", "kernels", "tokenizer", "network", "encoder", "tuned", "training",
+}  # fmt: skip
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
 MODULES += sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py"))
 PARTS = sorted(PACKAGE.glob("*/*.py"))  # of modules that are subpackages

@@ -482,7 +482,7 @@ def test_a_directory_that_holds_something_is_not_written_over(fitted, tmp_path):
 
 
 def test_a_save_that_fails_leaves_nothing(fitted, tmp_path, monkeypatch):
-    from sklearn_bert.training import TunedNetwork
+    from sklearn_bert.tuned import TunedNetwork
 
     def fail(self, directory):
         (directory / "config.json").write_text("{}")
@@ -665,16 +665,16 @@ def test_device_may_be_set_after_fit_but_no_parameter_that_decides(fitted):
 
 
 def test_a_pooling_that_sklearn_bert_does_not_have_is_named(tiny, monkeypatch):
-    from sklearn_bert import vectorizer
+    from sklearn_bert import estimators
 
-    find = vectorizer.find_checkpoint
+    find = estimators.find_checkpoint
 
     def declaring(*args, **kwargs):
         checkpoint = find(*args, **kwargs)
         declared = replace(checkpoint.declared, pooling=("lasttoken",))
         return replace(checkpoint, declared=declared)
 
-    monkeypatch.setattr(vectorizer, "find_checkpoint", declaring)
+    monkeypatch.setattr(estimators, "find_checkpoint", declaring)
     with pytest.raises(
         ValueError, match=r"declares the pooling lasttoken, .* Name one"
     ):

@@ -17,18 +17,11 @@ from checkpoints import ARCHITECTURES, build_checkpoint
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoTokenizer
 
-from sklearn_bert import encoder, training
+from sklearn_bert import encoder, training, tuned
 from sklearn_bert.checkpoint import find_checkpoint
 from sklearn_bert.datasets import make_tiny_encoder
-from sklearn_bert.training import (
-    Data,
-    Design,
-    FrozenStates,
-    Recipe,
-    Trainer,
-    TunedNetwork,
-    seed_of,
-)
+from sklearn_bert.training import Data, Recipe, Trainer, seed_of
+from sklearn_bert.tuned import Design, FrozenStates, TunedNetwork
 
 TEXTS = [
     f"{adjective} {noun}{tail}"
@@ -483,8 +476,8 @@ def test_states_are_read_back_as_written():
 
 def test_without_room_for_states_frozen_layers_run_again(plain, monkeypatch):
     expected = train(plain)
-    usage = type(training.shutil.disk_usage("."))(1, 1, 10)
-    monkeypatch.setattr(training.shutil, "disk_usage", lambda path: usage)
+    usage = type(tuned.shutil.disk_usage("."))(1, 1, 10)
+    monkeypatch.setattr(tuned.shutil, "disk_usage", lambda path: usage)
     with pytest.warns(UserWarning, match=r"frozen layers take .* Point TMPDIR"):
         found = train(plain)
     assert_same_weights(
@@ -641,7 +634,8 @@ from pathlib import Path
 import numpy as np
 from sklearn_bert import training
 from sklearn_bert.checkpoint import find_checkpoint
-from sklearn_bert.training import Data, Design, Recipe, Trainer, TunedNetwork
+from sklearn_bert.training import Data, Recipe, Trainer
+from sklearn_bert.tuned import Design, TunedNetwork
 
 place, directory = sys.argv[1:3]
 steps_left, saves_left = 0, 0

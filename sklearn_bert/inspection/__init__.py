@@ -5,7 +5,7 @@ computes, `_sweep_display` draws. Computing parts know nothing of pictures, only
 that draw import `_drawing`, and parts import each other without cycles. None needs
 matplotlib until something is drawn.
 
-Level 7 of the module map: the modules in here import `_validation`, `checkpoint`,
+Level 8 of the module map: the modules in here import `_validation`, `checkpoint`,
 `features`, `geometry`, `tokenizer` and `vectorizer`.
 """
 
