@@ -2,38 +2,29 @@
 
 Both are learned on frozen features together with a linear model of the labels, which is
 then discarded: what remains says how to make one vector of a text, and any classifier
-may follow. The objective and its gradient are written out in NumPy, so nothing here
-needs a forward pass or torch.
+may follow. Here lies how features become what that model sees, and back; the model and
+its minimisers are in `objective`. All of it is NumPy: nothing needs a forward pass.
 
-Level 2 of the module map: imports `layers` and `ragged`.
+Level 2 of the module map: imports `layers`, `objective` and `ragged`.
 """
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .layers import ScalarMix
+from .objective import Labels, Objective, OnStep, Parts, Theta
 from .ragged import Ragged, starts_of
 
 __all__ = ["attend", "fit_scalar_mix", "fit_token_attention"]
 
 FloatArray = NDArray[np.float32]
-Theta = NDArray[np.float64]
-OnStep = Callable[[], bool]
+Indices = NDArray[np.intp]
 
-# Of layer logits, query, head and intercepts. Measured on six tasks of 1,000 texts:
-# with less on the query it learns single words by heart, with more it finds no token
-# that counts.
-_PENALTIES = (0.1, 10.0, 1.0, 0.0)
-# By how much the logits' axis is stretched for the minimiser, which then needs half of
-# the steps; less and more were worse on four tasks.
-_STRETCH = 3.0
 _FEW_OUTPUTS = 16  # of the linear model; measured on 7 layers of 384
 _MAX_CONVERTED = 2**28  # numbers, a gigabyte: more are converted batch by batch
 _BATCH_BYTES = 2**22  # of token states worked on at once: they stay in the cache
@@ -88,35 +79,17 @@ def fit_scalar_mix(
     Fayyaz et al. 2021, "Not All Models Localize Linguistic Knowledge in the Same
     Place".
     """
-    labels = _Labels(y, len(block), sample_weight, "layer_combination='scalar_mix'")
-    n_texts, n_poolings, n_layers, width = block.shape
-    means, scales = _moments_of_texts(block, labels.share)
-    if not scale_layers:
-        scales = np.ones_like(scales)
-    n_features = n_poolings * width
-    model = _Model(labels, n_features, C, n_layers=n_layers)
-    # Parts that fit in the cache, each (n_texts_in_it, n_layers, n_features).
-    size = max(1, _BATCH_BYTES // (4 * n_layers * n_features))
-    spans = [np.arange(a, min(a + size, n_texts)) for a in range(0, n_texts, size)]
-    layers = [
-        np.moveaxis((block[span] - means) / scales[:, :, np.newaxis], 2, 1).reshape(
-            len(span), n_layers, n_features
-        )
-        for span in spans
-    ]
-    # With few outputs each layer is projected; with many, layers are mixed first.
-    add = model.add_projected if model.n_outputs <= _FEW_OUTPUTS else model.add_mixed
+    labels = Labels(y, len(block), sample_weight, "layer_combination='scalar_mix'")
+    _, n_poolings, n_layers, width = block.shape
+    objective = Objective(labels, n_poolings * width, C, n_layers=n_layers)
+    layers = _Layers(block, objective, scale_layers=scale_layers)
+    theta = objective.minimise(layers, max_iter, on_step)
+    return _mix(objective, theta, layers.scales)
 
-    def objective(theta: Theta) -> tuple[float, Theta]:
-        parts = model.parts(theta)
-        loss, slopes = 0.0, np.zeros(n_layers)
-        for which, part in zip(spans, layers, strict=True):
-            of_part, of_layers = add(parts, part, which)
-            loss += of_part
-            slopes += of_layers
-        return model.finish(parts, loss, slopes)
 
-    return model.mix(model.minimise(objective, max_iter, on_step), scales)
+def _mix(objective: Objective, theta: Theta, scales: FloatArray) -> ScalarMix:
+    weights = objective.parts(theta).weights
+    return ScalarMix(weights, objective.gamma(theta), scales.astype(np.float32))
 
 
 def fit_token_attention(
@@ -169,40 +142,115 @@ def fit_token_attention(
     section 2.2, without its hidden layer; Lin et al. 2017, "A Structured Self-Attentive
     Sentence Embedding".
     """
-    labels = _Labels(y, len(rows), sample_weight, "pooling='learned_attention'")
-    rows = _in_float32(rows)
+    labels = Labels(y, len(rows), sample_weight, "pooling='learned_attention'")
     _, n_layers, width = rows.values.shape
-    means, scales = _moments(rows)  # (n_layers, width) each
-    if learns_layers:
-        scales = np.sqrt((scales**2).mean(axis=1, keepdims=True))
-    scales = _spread(scales) if scale_layers else np.ones_like(scales)
-    per_layer = scales[:, 0] if learns_layers else np.ones(1, dtype=np.float32)
-    per_feature = np.ones(width, dtype=np.float32) if learns_layers else scales[0]
     n_mixed = n_layers if learns_layers else 0
-    model = _Model(labels, width, C, n_layers=n_mixed, n_query=width)
-    # With few outputs tokens are projected; with many, texts are pooled first.
-    add = _add_projected if model.n_outputs <= _FEW_OUTPUTS else _add_pooled
-
-    def objective(theta: Theta) -> tuple[float, Theta]:
-        parts = model.parts(theta)
-        factors = (parts.weights if learns_layers else np.ones(1)) / per_layer
-        frame = _Frame(factors.astype(np.float32), means, per_feature)
-        loss, slopes = 0.0, np.zeros(n_layers)
-        for which, states in rows.batches(_rows_per_batch(rows)):
-            states = states.astype(np.float32, copy=False)
-            counts = rows.counts[which]
-            of_batch, of_layers = add(model, parts, states, counts, which, frame)
-            loss += of_batch
-            slopes += of_layers
-        return model.finish(parts, loss, slopes / per_layer)
-
-    theta = model.minimise(objective, max_iter, on_step)
-    query = model.parts(theta).query / per_feature
+    objective = Objective(labels, width, C, n_layers=n_mixed, n_query=width)
+    tokens = _Tokens(_in_float32(rows), objective, scale_layers=scale_layers)
+    theta = objective.minimise(tokens, max_iter, on_step)
+    query = objective.parts(theta).query / tokens.per_feature
     mix = None
     if learns_layers:
-        mix = model.mix(theta, per_layer[np.newaxis])
+        mix = _mix(objective, theta, tokens.per_layer[np.newaxis])
         query /= mix.gamma
     return query.astype(np.float32), mix
+
+
+class _Layers:
+    """Features by layer as the objective reads them: centred, scaled, and mixed.
+
+    Parameters
+    ----------
+    block : ndarray of shape (n_texts, n_poolings, n_layers, width)
+        Read in parts that fit in the cache; never copied as a whole.
+    objective : Objective
+    scale_layers : bool
+
+    Attributes
+    ----------
+    scales : ndarray of shape (n_poolings, n_layers)
+        What layers are divided by.
+    """
+
+    def __init__(
+        self, block: FloatArray, objective: Objective, *, scale_layers: bool
+    ) -> None:
+        self._block, self._objective = block, objective
+        self._means, self.scales = _moments_of_texts(block, objective.labels.share)
+        if not scale_layers:
+            self.scales = np.ones_like(self.scales)
+        self.n_bytes = block.nbytes
+        self._size = max(1, _BATCH_BYTES // max(1, block[:1].nbytes))
+
+    def vectors(self) -> FloatArray:
+        n_texts, n_poolings, n_layers, width = self._block.shape
+        found = np.empty((n_texts, n_poolings * width), dtype=np.float32)
+        alike = np.full(n_layers, 1 / n_layers, dtype=np.float32)
+        for which, part in self.batches(None):
+            found[which] = self._mixed(part, alike / self.scales)
+        return found
+
+    def batches(self, texts: Indices | None) -> Iterator[tuple[Indices, FloatArray]]:
+        n_texts = len(self._block if texts is None else texts)
+        for start in range(0, n_texts, self._size):
+            stop = min(start + self._size, n_texts)
+            if texts is None:
+                yield np.arange(start, stop), self._block[start:stop]
+            else:
+                yield texts[start:stop], self._block[texts[start:stop]]
+
+    def add(
+        self, parts: Parts, which: Indices, batch: FloatArray
+    ) -> tuple[float, Theta]:
+        # With few outputs each layer is projected; with many, layers are mixed first.
+        if self._objective.n_outputs <= _FEW_OUTPUTS:
+            return self._add_projected(parts, which, batch)
+        return self._add_mixed(parts, which, batch)
+
+    def _mixed(self, part: FloatArray, factors: FloatArray) -> FloatArray:
+        """Return weighted sums of layers, centred, (n_which, n_features)."""
+        mixed = np.matmul(factors[:, np.newaxis], part)[:, :, 0]
+        mixed -= np.einsum("pl,plw->pw", factors, self._means)
+        return mixed.reshape(len(part), -1)
+
+    def _add_mixed(
+        self, parts: Parts, which: Indices, part: FloatArray
+    ) -> tuple[float, Theta]:
+        n_texts, n_poolings, _, width = part.shape
+        factors = parts.weights / self.scales
+        mixed = self._mixed(part, factors)
+        loss, towards = self._objective.add_head(parts, mixed, which)
+        towards = towards.reshape(n_texts, n_poolings, width)
+        slopes = np.matmul(part, towards[..., np.newaxis])[..., 0].sum(axis=0)
+        slopes -= np.einsum("plw,pw->pl", self._means, towards.sum(axis=0))
+        return loss, (slopes / self.scales).sum(axis=0).astype(np.float64)
+
+    def _add_projected(
+        self, parts: Parts, which: Indices, part: FloatArray
+    ) -> tuple[float, Theta]:
+        n_texts, n_poolings, n_layers, width = part.shape
+        factors = parts.weights / self.scales
+        head = parts.head.reshape(n_poolings, width, -1)
+        of_head = parts.gradient_of_head.reshape(head.shape)
+        centre = np.einsum("pl,plw->pw", factors, self._means).ravel()
+        scores = np.tile(parts.intercepts - centre @ parts.head, (n_texts, 1))
+        for i in range(n_poolings):
+            projected = part[:, i].reshape(-1, width) @ head[i]
+            scores += np.einsum(
+                "nlk,l->nk", projected.reshape(n_texts, n_layers, -1), factors[i]
+            )
+        loss, residual = self._objective.labels.loss(scores, which)
+        total = residual.sum(axis=0)
+        parts.gradient_of_intercepts += total
+        slopes, rows = np.zeros(n_layers), residual.T.astype(np.float32)
+        for i in range(n_poolings):
+            # (n_outputs, n_layers, width)
+            by_layer = (rows @ part[:, i].reshape(n_texts, -1)).reshape(
+                -1, n_layers, width
+            ) - total.astype(np.float32)[:, np.newaxis, np.newaxis] * self._means[i]
+            of_head[i] += np.einsum("klw,l->wk", by_layer, factors[i])
+            slopes += np.einsum("klw,wk->l", by_layer, head[i]) / self.scales[i]
+        return loss, slopes
 
 
 class _Frame(NamedTuple):
@@ -213,13 +261,75 @@ class _Frame(NamedTuple):
     per_feature: FloatArray  # (width,)
 
 
+class _Tokens:
+    """Token states as the objective reads them: scaled, mixed, and pooled by a query.
+
+    Parameters
+    ----------
+    rows : Ragged
+        Values of shape (n_rows, n_layers, width).
+    objective : Objective
+    scale_layers : bool
+
+    Attributes
+    ----------
+    per_layer : ndarray of shape (n_layers,)
+    per_feature : ndarray of shape (width,)
+        What states are divided by: the one where layers are weighted, else the other.
+    """
+
+    def __init__(
+        self, rows: Ragged, objective: Objective, *, scale_layers: bool
+    ) -> None:
+        self._rows, self._objective = rows, objective
+        self._means, scales = _moments(rows)  # (n_layers, width) each
+        n_layers, width = scales.shape
+        self._learns_layers = objective.n_layers > 0
+        if self._learns_layers:
+            scales = np.sqrt((scales**2).mean(axis=1, keepdims=True))
+        scales = _spread(scales) if scale_layers else np.ones_like(scales)
+        alone = np.ones(1, dtype=np.float32)
+        self.per_layer = scales[:, 0] if self._learns_layers else alone
+        self.per_feature = np.repeat(alone, width) if self._learns_layers else scales[0]
+        self.n_bytes = int(rows.counts.sum()) * n_layers * width * 4
+
+    def _frame(self, weights: FloatArray) -> _Frame:
+        factors = (weights if self._learns_layers else np.ones(1)) / self.per_layer
+        return _Frame(factors.astype(np.float32), self._means, self.per_feature)
+
+    def vectors(self) -> FloatArray:
+        n_layers = len(self._means)
+        factors, means, per_feature = self._frame(np.full(n_layers, 1 / n_layers, "f4"))
+        query = np.zeros(len(per_feature), dtype=np.float32)
+        vectors, _ = attend(self._rows, query, factors)
+        vectors -= factors @ means
+        vectors /= per_feature
+        return vectors
+
+    def batches(self, texts: Indices | None) -> Iterator[tuple[Indices, FloatArray]]:
+        rows = self._rows if texts is None else self._rows[texts]
+        for which, states in rows.batches(_rows_per_batch(rows)):
+            states = states.astype(np.float32, copy=False)
+            yield which if texts is None else texts[which], states
+
+    def add(
+        self, parts: Parts, which: Indices, batch: FloatArray
+    ) -> tuple[float, Theta]:
+        # With few outputs tokens are projected; with many, texts are pooled first.
+        is_few = self._objective.n_outputs <= _FEW_OUTPUTS
+        add = _add_projected if is_few else _add_pooled
+        counts, frame = self._rows.counts[which], self._frame(parts.weights)
+        loss, slopes = add(self._objective, parts, batch, counts, which, frame)
+        return loss, slopes / self.per_layer
+
+
 # Of a batch of token states, (n_rows, n_layers, width), two ways of the same: add the
 # gradients of query and head, return the loss and its gradient for the layers' factors.
 
 
 def _add_pooled(
-    model: _Model,
-    parts: _Parts,
+    objective: Objective,
+    parts: Parts,
     states: FloatArray,
     counts: NDArray[np.intp],
     which: NDArray[np.intp],
@@ -231,7 +341,7 @@ def _add_pooled(
     weights = _softmax(mixed @ query, counts)
     vectors = _pooled(mixed, weights, counts) - factors @ means
     vectors /= per_feature
-    loss, towards = model.add_head(parts, vectors, which)
+    loss, towards = objective.add_head(parts, vectors, which)
     towards /= per_feature
     # From the texts' vectors back to their tokens' weights and states.
     of_token = np.repeat(towards, counts, axis=0)
@@ -244,8 +354,8 @@ def _add_pooled(
 
 
 def _add_projected(
-    model: _Model,
-    parts: _Parts,
+    objective: Objective,
+    parts: Parts,
     states: FloatArray,
     counts: NDArray[np.intp],
     which: NDArray[np.intp],
@@ -262,7 +372,7 @@ def _add_projected(
     of_tokens = projected[:, 1:]
     centre = factors @ means
     scores = _pooled(of_tokens, weights, counts) - centre @ head + parts.intercepts
-    loss, residual = model.labels.loss(scores, which)
+    loss, residual = objective.labels.loss(scores, which)
     parts.gradient_of_intercepts += residual.sum(axis=0)
     of_rows = np.repeat(residual.astype(np.float32), counts, axis=0)
     pull = _pull((of_tokens * of_rows).sum(axis=1), weights, counts)
@@ -394,291 +504,19 @@ def _moments_of_texts(
 ) -> tuple[FloatArray, FloatArray]:
     """Return weighted means, (n_poolings, n_layers, width), and spreads of layers."""
     shares = (share / share.sum()).astype(np.float32)[:, 0]
-    means: FloatArray = np.tensordot(shares, block, axes=1)
-    variances = np.zeros(block.shape[1:3])
+    shift = block[:256].mean(axis=0)  # near the mean, so that one pass is exact
+    sums, squares = np.zeros(shift.shape), np.zeros(shift.shape[:2])
     for start in range(0, len(block), 256):  # no second copy of the block
-        part = block[start : start + 256] - means
-        squares = np.einsum("nplw,nplw->npl", part, part) / block.shape[3]
-        variances += np.tensordot(shares[start : start + 256], squares, axes=1)
-    return means, _spread(np.sqrt(variances))
+        part = block[start : start + 256] - shift
+        of_part = shares[start : start + 256]
+        sums += np.tensordot(of_part, part, axes=1)
+        lengths = np.einsum("nplw,nplw->npl", part, part)
+        squares += np.tensordot(of_part, lengths, axes=1)
+    variances = (squares - (sums**2).sum(axis=2)) / block.shape[3]
+    spreads = _spread(np.sqrt(np.maximum(variances, 0.0)))
+    return (shift + sums).astype(np.float32), spreads
 
 
 def _spread(deviations: FloatArray) -> FloatArray:
     """Return what to divide by; 1 where nothing varies."""
     return np.where(deviations > 0, deviations, np.float32(1.0)).astype(np.float32)
-
-
-# The linear model of the labels, and what is learned with it
-
-
-@dataclass
-class _Parts:
-    """A vector of parameters, taken apart; and the gradient of what is not shared."""
-
-    weights: FloatArray  # (n_layers,), a softmax
-    query: Theta
-    head: FloatArray  # (n_features, n_outputs)
-    intercepts: Theta
-    theta: Theta
-    gradient_of_query: Theta
-    gradient_of_head: Theta
-    gradient_of_intercepts: Theta
-
-
-class _Model:
-    """Softmax of layer logits, query, linear head and intercepts, in one vector.
-
-    They share one L2 penalty of strength 1 / (C n_texts), times `_PENALTIES`.
-
-    The mix's gamma is no parameter here: it scales what query and head multiply, so
-    that only its product with them shows, and the best gamma for a product is known,
-    see `_gamma`. With both free, the minimiser creeps along a valley between them.
-    """
-
-    def __init__(
-        self,
-        labels: _Labels,
-        n_features: int,
-        C: float,
-        *,
-        n_layers: int = 0,
-        n_query: int = 0,
-    ) -> None:
-        self.labels = labels
-        self.n_outputs = labels.targets.shape[1]
-        self._shape = n_features, self.n_outputs
-        sizes = [n_layers, n_query, n_features * self.n_outputs, self.n_outputs]
-        self._ends = np.cumsum(sizes)
-        self._strength = 1.0 / (C * len(labels.targets))
-        self._penalty = np.repeat(np.array(_PENALTIES), sizes)
-        self._stretch = np.repeat([_STRETCH, 1.0, 1.0, 1.0], sizes)
-
-    def parts(self, theta: Theta) -> _Parts:
-        logits, query, head, intercepts = np.split(theta, self._ends[:-1])
-        weights = np.exp(logits - logits.max(initial=-np.inf))
-        return _Parts(
-            weights=(weights / weights.sum()).astype(np.float32),
-            query=query,
-            head=head.reshape(self._shape).astype(np.float32),
-            intercepts=intercepts,
-            theta=theta,
-            gradient_of_query=np.zeros_like(query),
-            gradient_of_head=np.zeros(self._shape),
-            gradient_of_intercepts=np.zeros_like(intercepts),
-        )
-
-    def add_head(
-        self, parts: _Parts, vectors: FloatArray, which: NDArray[np.intp]
-    ) -> tuple[float, FloatArray]:
-        """Add the head's gradient; return the loss of texts and its gradient for them.
-
-        Parameters
-        ----------
-        vectors : ndarray of shape (n_which, n_features)
-        which : ndarray of shape (n_which,)
-            The texts that they belong to.
-        """
-        scores = (vectors @ parts.head).astype(np.float64) + parts.intercepts
-        loss, residual = self.labels.loss(scores, which)
-        residual32 = residual.astype(np.float32)
-        parts.gradient_of_head += vectors.T @ residual32
-        parts.gradient_of_intercepts += residual.sum(axis=0)
-        return loss, residual32 @ parts.head.T
-
-    # Of texts by layer, (n_which, n_layers, n_features), two ways of the same: both
-    # return the loss and its gradient for the layers' factors.
-
-    def add_mixed(
-        self, parts: _Parts, layers: FloatArray, which: NDArray[np.intp]
-    ) -> tuple[float, Theta]:
-        loss, towards = self.add_head(parts, _mixed(layers, parts.weights), which)
-        return loss, np.einsum("nlf,nf->l", layers, towards).astype(np.float64)
-
-    def add_projected(
-        self, parts: _Parts, layers: FloatArray, which: NDArray[np.intp]
-    ) -> tuple[float, Theta]:
-        n_texts, n_layers, n_features = layers.shape
-        projected = (layers.reshape(-1, n_features) @ parts.head).reshape(
-            n_texts, n_layers, self.n_outputs
-        )
-        scores = np.einsum("nlk,l->nk", projected, parts.weights)
-        loss, residual = self.labels.loss(scores + parts.intercepts, which)
-        parts.gradient_of_intercepts += residual.sum(axis=0)
-        # (n_outputs, n_layers, n_features)
-        by_layer = (
-            residual.astype(np.float32).T @ layers.reshape(n_texts, -1)
-        ).reshape(-1, n_layers, n_features)
-        parts.gradient_of_head += np.einsum("klf,l->fk", by_layer, parts.weights)
-        return loss, np.einsum("klf,fk->l", by_layer, parts.head).astype(np.float64)
-
-    def finish(self, parts: _Parts, loss: float, slopes: Theta) -> tuple[float, Theta]:
-        """Return the objective and its gradient, given that of the layers' weights."""
-        weights, penalty = parts.weights, self._penalty * parts.theta
-        of_logits: Theta = np.empty(0)
-        if len(weights):
-            of_logits = weights * (slopes - weights @ slopes)
-        gradient = np.concatenate(
-            [
-                of_logits,
-                parts.gradient_of_query,
-                parts.gradient_of_head.ravel(),
-                parts.gradient_of_intercepts,
-            ]
-        )
-        squares = penalty * parts.theta
-        total = squares.sum()
-        if len(weights):
-            n_layers = len(weights)
-            gamma = self._gamma(parts.theta)
-            penalty[n_layers:] /= gamma**2
-            total = squares[:n_layers].sum() + np.log(gamma) + np.log(gamma) ** 2
-        loss += 0.5 * self._strength * float(total)
-        return loss, gradient + self._strength * penalty
-
-    def _gamma(self, theta: Theta) -> float:
-        """Return the gamma that is best for these products of it with query and head.
-
-        It minimises squares / gamma**2 + log(gamma)**2.
-        """
-        from scipy.special import lambertw
-
-        shared = slice(self._ends[0], None)
-        squares = float((self._penalty[shared] * theta[shared] ** 2).sum())
-        return float(np.exp(lambertw(2.0 * squares).real / 2.0))
-
-    def minimise(
-        self,
-        objective: Callable[[Theta], tuple[float, Theta]],
-        max_iter: int,
-        on_step: OnStep | None,
-    ) -> Theta:
-        from scipy.optimize import minimize
-        from sklearn.exceptions import ConvergenceWarning
-
-        start = np.zeros_like(self._penalty)
-        # Weights are right to a hundredth then; what follows converges by itself.
-        options = {
-            "maxiter": max_iter, "gtol": 3e-4, "ftol": 64 * np.finfo(float).eps,
-        }  # fmt: skip
-
-        def stretched(theta: Theta) -> tuple[float, Theta]:
-            loss, gradient = objective(theta * self._stretch)
-            return loss, gradient * self._stretch
-
-        reached = start
-
-        def after_step(theta: Theta) -> None:
-            nonlocal reached
-            reached = theta.copy()
-            if on_step is not None and on_step():
-                raise StopIteration
-
-        try:
-            found = minimize(
-                stretched, start, jac=True, method="L-BFGS-B", options=options,
-                callback=after_step,
-            )  # fmt: skip
-        except StopIteration:  # SciPy 1.11 and later end by themselves
-            return reached * self._stretch
-        if found.nit >= max_iter:
-            warnings.warn(
-                f"{self.labels.who} did not converge in {max_iter} steps of L-BFGS; "
-                "standardize features, or allow more with max_iter.",
-                ConvergenceWarning,
-                stacklevel=2,
-            )
-        return np.asarray(found.x * self._stretch)
-
-    def mix(self, theta: Theta, scales: FloatArray) -> ScalarMix:
-        weights, gamma = self.parts(theta).weights, self._gamma(theta)
-        return ScalarMix(weights, gamma, scales.astype(np.float32))
-
-
-class _Labels:
-    """Targets of texts, and what a linear model of them costs."""
-
-    def __init__(
-        self,
-        y: Any,
-        n_texts: int,
-        sample_weight: NDArray[np.float64] | None,
-        who: str,
-    ) -> None:
-        self.targets, self._is_classes, self._is_squared = _encode_target(
-            y, n_texts, who
-        )
-        self.who = who
-        weights = np.ones(n_texts) if sample_weight is None else sample_weight
-        self.share = weights[:, np.newaxis] / n_texts
-
-    def loss(
-        self, scores: NDArray[np.float64], which: NDArray[np.intp]
-    ) -> tuple[float, NDArray[np.float64]]:
-        """Return the loss of texts and its gradient for their scores."""
-        from scipy.special import expit
-
-        targets, share = self.targets[which], self.share[which]
-        if self._is_squared:
-            residual = scores - targets
-            losses = 0.5 * residual**2
-        elif self._is_classes:
-            scores = scores - scores.max(axis=1, keepdims=True)
-            log_total = np.log(np.exp(scores).sum(axis=1, keepdims=True))
-            losses = log_total - (scores * targets).sum(axis=1, keepdims=True)
-            residual = np.exp(scores - log_total) - targets
-        else:
-            losses = np.logaddexp(0.0, scores) - targets * scores
-            residual = expit(scores) - targets
-        return float((losses * share).sum()), residual * share
-
-
-def _encode_target(
-    y: Any, n_texts: int, who: str
-) -> tuple[NDArray[np.float64], bool, bool]:
-    """Return targets of shape (n_texts, n_outputs), is_classes, is_squared."""
-    from sklearn.utils.multiclass import type_of_target
-
-    if y is None:
-        raise ValueError(
-            f"{who} learns from y, got y=None; pass labels to fit, or choose 'mean'."
-        )
-    y = np.asarray(y.toarray() if hasattr(y, "toarray") else y)
-    n_rows = len(y) if y.ndim else 0
-    if n_rows != n_texts or not n_texts:
-        raise ValueError(f"y has {n_rows} rows for {n_texts} texts in X.")
-    kind = type_of_target(y, input_name="y", raise_unknown=True)
-    if kind == "multiclass" and _are_numbers(y):
-        kind = "continuous"
-    if kind in ("binary", "multiclass"):
-        classes, codes = np.unique(y.ravel(), return_inverse=True)
-        if len(classes) < 2:
-            raise ValueError(
-                f"{who} needs at least two classes in y, "
-                f"got one class: {classes[:1].tolist()[0]!r}."
-            )
-        if len(classes) == 2:  # one column, as in LogisticRegression
-            return codes[:, np.newaxis].astype(np.float64), False, False
-        return np.eye(len(classes))[codes], True, False
-    try:
-        targets = y.reshape(len(y), -1).astype(np.float64)
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"{who} learns from one column of classes, a multilabel indicator or "
-            "numbers, got several columns that are no numbers."
-        ) from error
-    if kind == "multilabel-indicator":
-        return targets, False, False
-    if kind in ("continuous", "continuous-multioutput", "multiclass-multioutput"):
-        spread = targets.std(axis=0)
-        spread[spread == 0] = 1.0
-        return (targets - targets.mean(axis=0)) / spread, False, True
-    raise ValueError(
-        f"{who} learns from classes, a multilabel indicator or numbers, got y of type "
-        f"{kind!r}."
-    )
-
-
-def _are_numbers(y: NDArray[Any]) -> bool:
-    """Whether whole numbers are too many, for too few texts, to be classes."""
-    n_distinct = len(np.unique(y))
-    return y.dtype.kind in "iuf" and n_distinct > 20 and len(y) < 5 * n_distinct

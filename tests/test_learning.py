@@ -1,11 +1,15 @@
 """Layer weights and token queries learned from labels."""
 
+from functools import partial
+
 import numpy as np
 import pytest
+from scipy.optimize import OptimizeResult
 from scipy.sparse import csr_array
 from scipy.special import softmax
 
 from sklearn_bert import learning as module
+from sklearn_bert import objective
 from sklearn_bert.layers import coefficients
 from sklearn_bert.learning import attend, fit_scalar_mix, fit_token_attention
 from sklearn_bert.ragged import Ragged
@@ -43,6 +47,58 @@ def test_many_whole_numbers_are_numbers_and_not_classes():
     np.testing.assert_allclose(whole.weights, exact.weights, atol=0.02)
 
 
+def test_coordinates_of_the_minimiser_change_the_way_and_not_the_end(monkeypatch):
+    values, y = informative("multiclass", n_texts=1000)
+    values = values @ np.diag(np.geomspace(0.01, 1, 8)).astype(np.float32)
+    steps = []
+    found = fit_scalar_mix(values, y, C=1.0, on_step=lambda: steps.append(1))
+    monkeypatch.setattr(
+        "scipy.linalg.cholesky", lambda curvature, **_: 0.1 * np.eye(len(curvature))
+    )
+    slowly = []
+    plain = fit_scalar_mix(values, y, C=1.0, on_step=lambda: slowly.append(1))
+    np.testing.assert_allclose(found.weights, plain.weights, atol=0.02)
+    assert 2 * len(steps) < len(slowly)
+
+
+@pytest.mark.parametrize("kind", ["binary", "multiclass"])
+def test_mini_batches_find_what_full_batches_find(kind, monkeypatch):
+    values, y = informative(kind, n_texts=6000)
+    whole = fit_scalar_mix(values, y)
+    monkeypatch.setattr(objective, "_FULL_BYTES", 0)
+    monkeypatch.setattr(objective, "_TEXTS_PER_STEP", 16)
+    epochs = []
+    mix = fit_scalar_mix(values, y, on_step=lambda: epochs.append(1))
+    np.testing.assert_allclose(mix.weights, whole.weights, atol=0.03)
+    np.testing.assert_array_equal(fit_scalar_mix(values, y).weights, mix.weights)
+    assert len(epochs) > objective._EPOCHS
+
+
+def test_mini_batches_of_tokens_find_the_one_that_decides(monkeypatch):
+    monkeypatch.setattr(objective, "_FULL_BYTES", 0)
+    monkeypatch.setattr(objective, "_TEXTS_PER_STEP", 8)
+    rows, y, places = marked(n_texts=3000)
+    query, _ = fit_token_attention(rows, y, C=1.0)
+    _, weights = attend(rows, query)
+    on_it = [part[place] for part, place in zip(weights, places, strict=True)]
+    assert np.mean(on_it) > 0.8
+
+
+def test_a_callback_ends_mini_batches_after_an_epoch(monkeypatch):
+    values, y = informative("binary")
+    monkeypatch.setattr(objective, "_FULL_BYTES", 0)
+    calls = []
+    minimise = objective.Objective._descend_by_parts
+
+    def counted(*args):
+        calls.clear()
+        return minimise(*args)
+
+    monkeypatch.setattr(objective.Objective, "_descend_by_parts", counted)
+    fit_scalar_mix(values, y, on_step=lambda: calls.append(1))
+    assert len(calls) == objective._EPOCHS
+
+
 def test_a_sparse_multilabel_target_is_read():
     values, y = informative("multilabel")
     sparse = fit_scalar_mix(values, csr_array(y))
@@ -56,25 +112,40 @@ def test_scalar_mix_does_not_favour_layers_of_large_norm():
     np.testing.assert_allclose(mix.weights, other.weights, atol=1e-3)
 
 
+def captured(monkeypatch, fit):
+    """Return what is minimised at last, over all parameters, and where it begins."""
+    calls = []
+
+    def capture(function, start, **_):
+        calls.append((function, start))
+        if len(calls) == 2:
+            raise InterruptedError
+        return OptimizeResult(x=start, nit=0)  # the head alone
+
+    monkeypatch.setattr("scipy.optimize.minimize", capture)
+    with pytest.raises(InterruptedError):
+        fit()
+    return calls[1]
+
+
+def check_gradient(function, start):
+    theta = np.random.default_rng(1).normal(size=start.shape, scale=0.3)
+    steps = 1e-2 * np.eye(len(theta))  # float32 matrices: larger steps, central
+    loss = [[function(theta + s * d)[0] for d in steps] for s in (1, -1)]
+    numeric = np.subtract(*loss) / 2e-2
+    np.testing.assert_allclose(function(theta)[1], numeric, rtol=2e-3, atol=1e-3)
+
+
 @pytest.mark.parametrize("kind", ["binary", "multiclass", "multilabel", "number"])
 @pytest.mark.parametrize("few_outputs", [0, 16])
 def test_scalar_mix_gradient_equals_finite_differences(kind, few_outputs, monkeypatch):
-    seen = {}
-
-    def capture(objective, start, **_):
-        seen.update(objective=objective, start=start)
-        raise InterruptedError
-
-    monkeypatch.setattr("scipy.optimize.minimize", capture)
     monkeypatch.setattr(module, "_FEW_OUTPUTS", few_outputs)
     values, y = informative(kind, n_texts=20)
-    with pytest.raises(InterruptedError):
-        fit_scalar_mix(values, y)
-    theta = np.random.default_rng(1).normal(size=seen["start"].shape, scale=0.3)
-    steps = 1e-2 * np.eye(len(theta))  # float32 matrices: larger steps, central
-    loss = [[seen["objective"](theta + s * d)[0] for d in steps] for s in (1, -1)]
-    numeric = np.subtract(*loss) / 2e-2
-    np.testing.assert_allclose(seen["objective"](theta)[1], numeric, atol=1e-3)
+    pooled_twice = np.concatenate([values, values[::-1]], axis=1)
+    function, start = captured(
+        monkeypatch, lambda: fit_scalar_mix(pooled_twice, y, C=1.0)
+    )
+    check_gradient(function, start)
 
 
 @pytest.mark.parametrize(
@@ -183,29 +254,17 @@ def test_mixing_layers_before_or_after_the_mean_is_the_same():
 def test_attention_gradient_equals_finite_differences(
     learns_layers, scale_layers, batch_bytes, few_outputs, monkeypatch
 ):
-    seen = {}
-
-    def capture(objective, start, **_):
-        seen.update(objective=objective, start=start)
-        raise InterruptedError
-
-    monkeypatch.setattr("scipy.optimize.minimize", capture)
     monkeypatch.setattr(module, "_BATCH_BYTES", batch_bytes)
     monkeypatch.setattr(module, "_FEW_OUTPUTS", few_outputs)
     rows, _, _ = marked(n_texts=12, n_layers=3 if learns_layers else 1, width=4)
     rows.counts[3] = 0  # a text without a token
     y = np.arange(12) % 3
     weights = np.linspace(0, 2, 12)
-    with pytest.raises(InterruptedError):
-        fit_token_attention(
-            rows, y, learns_layers=learns_layers, scale_layers=scale_layers,
-            sample_weight=weights, C=1.0,
-        )  # fmt: skip
-    theta = np.random.default_rng(1).normal(size=seen["start"].shape, scale=0.3)
-    steps = 1e-2 * np.eye(len(theta))  # float32 matrices: larger steps, central
-    loss = [[seen["objective"](theta + s * d)[0] for d in steps] for s in (1, -1)]
-    numeric = np.subtract(*loss) / 2e-2
-    np.testing.assert_allclose(seen["objective"](theta)[1], numeric, atol=1e-3)
+    fit = partial(
+        fit_token_attention, rows, y, learns_layers=learns_layers,
+        scale_layers=scale_layers, sample_weight=weights, C=1.0,
+    )  # fmt: skip
+    check_gradient(*captured(monkeypatch, fit))
 
 
 def naive_objective(logits, gamma, query, head, intercept, rows, y, C):
@@ -226,20 +285,16 @@ def naive_objective(logits, gamma, query, head, intercept, rows, y, C):
 
 
 def test_the_objective_is_that_of_the_best_gamma_written_text_by_text(monkeypatch):
-    seen = {}
-
-    def capture(objective, start, **_):
-        seen.update(objective=objective, start=start)
-        raise InterruptedError
-
-    monkeypatch.setattr("scipy.optimize.minimize", capture)
-    monkeypatch.setattr(module, "_STRETCH", 1.0)
+    monkeypatch.setattr(objective, "_STRETCH", 1.0)
+    monkeypatch.setattr(
+        "scipy.linalg.cholesky", lambda curvature, **_: np.eye(len(curvature))
+    )
     rows, y, _ = marked(n_texts=30, n_layers=3)
-    with pytest.raises(InterruptedError):
-        fit_token_attention(rows, y, learns_layers=True, C=0.5)
+    fit = partial(fit_token_attention, rows, y, learns_layers=True, C=0.5)
+    function, start = captured(monkeypatch, fit)
     rng = np.random.default_rng(1)
     for _ in range(3):
-        theta = rng.normal(size=seen["start"].shape, scale=0.3)
+        theta = rng.normal(size=start.shape, scale=0.3)
         logits, query, head, (intercept,) = np.split(theta, [3, 11, 19])
         # Query and head hold their product with gamma.
         objectives = [
@@ -248,7 +303,7 @@ def test_the_objective_is_that_of_the_best_gamma_written_text_by_text(monkeypatc
             )
             for gamma in np.geomspace(0.5, 5, 400)
         ]
-        assert seen["objective"](theta)[0] == pytest.approx(min(objectives), abs=1e-5)
+        assert function(theta)[0] == pytest.approx(min(objectives), abs=1e-5)
 
 
 def test_scaling_a_layer_or_a_feature_changes_nothing():
