@@ -9,9 +9,12 @@ Level 1 of the module map: imports `_validation` and `callbacks`.
 
 from __future__ import annotations
 
+import math
+import numbers
 from typing import Any
 
 import numpy as np
+from scipy.special import expit, softmax
 from sklearn import config_context
 from sklearn.base import clone, is_classifier
 from sklearn.linear_model import LogisticRegression
@@ -19,7 +22,7 @@ from sklearn.multiclass import OneVsRestClassifier
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
-from sklearn.utils import compute_sample_weight, gen_batches
+from sklearn.utils import check_random_state, compute_sample_weight, gen_batches
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
 from sklearn.utils.validation import check_array, column_or_1d, has_fit_parameter
@@ -27,7 +30,10 @@ from sklearn.utils.validation import check_array, column_or_1d, has_fit_paramete
 from ._validation import check_bool, check_choice, check_integer, check_positive
 from .callbacks import Task
 
-__all__ = ["HasHead", "check_sample_weight", "check_target", "head_has", "weigh"]
+__all__ = [
+    "DropoutMLPClassifier", "HasHead", "check_sample_weight", "check_target",
+    "head_has", "weigh",
+]  # fmt: skip
 
 _SCALER_ROWS = 2**16  # at once, as the scaler makes copies of what it is given
 
@@ -51,6 +57,7 @@ class HasHead:
     C: Any
     class_weight: Any
     hidden_size: Any
+    dropout: Any
     max_iter: Any
     random_state: Any
 
@@ -61,6 +68,7 @@ class HasHead:
         check_bool("standardize", self.standardize)
         C = check_positive("C", self.C)
         hidden_size = check_integer("hidden_size", self.hidden_size, minimum=1)
+        dropout = _check_dropout(self.dropout)
         max_iter = check_integer("max_iter", self.max_iter, minimum=1)
         if not isinstance(self.head, str):
             if not (is_classifier(self.head) and hasattr(self.head, "fit")):
@@ -74,13 +82,16 @@ class HasHead:
                 C=C, max_iter=max_iter, random_state=self.random_state
             )
         batch_size = min(200, n_rows)
-        return MLPClassifier(
-            hidden_layer_sizes=(hidden_size,),
-            batch_size=batch_size,
-            alpha=batch_size / (C * n_rows),  # it divides by the batch, not by n_rows
-            max_iter=max_iter,
-            random_state=self.random_state,
-        )
+        options = {
+            "hidden_layer_sizes": (hidden_size,),
+            "batch_size": batch_size,
+            "alpha": batch_size / (C * n_rows),  # it divides by the batch
+            "max_iter": max_iter,
+            "random_state": self.random_state,
+        }
+        if dropout:
+            return DropoutMLPClassifier(dropout=dropout, **options)
+        return MLPClassifier(**options)
 
     def _fit_head(
         self,
@@ -142,6 +153,80 @@ class HasHead:
             From `check_sample_weight`.
         """
         return weigh(y, self.class_weight, sample_weight)
+
+
+class DropoutMLPClassifier(MLPClassifier):
+    """`MLPClassifier` whose hidden units are left out at random while it trains.
+
+    Parameters
+    ----------
+    hidden_layer_sizes : tuple of one int, default=(128,)
+        This and the others, but `dropout`, are those of `MLPClassifier`.
+    dropout : float, default=0.5
+        Share of hidden units, at least 0 and below 1, that a text does without, anew
+        in each step. Afterwards all are there and count that much less.
+    batch_size : int, default=200
+    alpha : float, default=1e-4
+    max_iter : int, default=200
+    random_state : int, RandomState or None, default=None
+
+    References
+    ----------
+    Srivastava et al. 2014, "Dropout: A Simple Way to Prevent Neural Networks from
+    Overfitting", sections 4 and 5.
+    """
+
+    def __init__(
+        self,
+        hidden_layer_sizes: Any = (128,),
+        *,
+        dropout: float = 0.5,
+        batch_size: Any = 200,
+        alpha: float = 1e-4,
+        max_iter: int = 200,
+        random_state: Any = None,
+    ) -> None:
+        super().__init__(
+            hidden_layer_sizes, batch_size=batch_size, alpha=alpha, max_iter=max_iter,
+            random_state=random_state,
+        )  # fmt: skip
+        self.dropout = dropout
+
+    def fit(self, X: Any, y: Any, **options: Any) -> DropoutMLPClassifier:
+        """Train on features and labels, as `MLPClassifier.fit`."""
+        seed = check_random_state(self.random_state).randint(2**31 - 1)
+        self._random = np.random.default_rng(seed + 1)  # other than first weights'
+        self._n_thinned = 0
+        super().fit(X, y, **options)
+        if not self._n_thinned:
+            raise RuntimeError(
+                "dropout has no effect with this version of scikit-learn; pass "
+                "dropout=0.0."
+            )
+        self.coefs_[-1] *= 1.0 - self.dropout
+        del self._random, self._n_thinned
+        return self
+
+    def _forward_pass(self, activations: list[np.ndarray]) -> list[np.ndarray]:
+        """Leave units out; only training calls this. A 0 passes no gradient back."""
+        activations = super()._forward_pass(activations)
+        *_, hidden, outputs = activations
+        hidden *= self._random.random(hidden.shape, hidden.dtype) >= self.dropout
+        scores = hidden @ self.coefs_[-1] + self.intercepts_[-1]
+        is_softmax = self.out_activation_ == "softmax"
+        outputs[...] = softmax(scores, axis=1) if is_softmax else expit(scores)
+        self._n_thinned += 1
+        return activations
+
+
+def _check_dropout(dropout: Any) -> float:
+    is_number = isinstance(dropout, numbers.Real) and not isinstance(dropout, bool)
+    if not is_number or not math.isfinite(dropout) or not 0 <= dropout < 1:
+        raise ValueError(
+            "dropout must be a number of at least 0 and below 1, the share of hidden "
+            f"units left out, got {dropout!r}."
+        )
+    return float(dropout)
 
 
 def weigh(
