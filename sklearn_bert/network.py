@@ -13,6 +13,7 @@ Level 3 of the module map: imports `attention`, `checkpoint`, `kernels` and `tok
 from __future__ import annotations
 
 import inspect
+import pickle
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -449,7 +450,9 @@ def load_model(checkpoint: Checkpoint, dtype: str) -> tuple[Any, bool]:
             model, report = transformers.AutoModel.from_pretrained(
                 checkpoint.directory, **options
             )
-    except (OSError, KeyError, ValueError, RuntimeError, ImportError) as error:
+    except (
+        OSError, KeyError, ValueError, RuntimeError, ImportError, pickle.PickleError
+    ) as error:  # fmt: skip
         raise ValueError(
             f"model={checkpoint.name!r} (type {checkpoint.model_type!r}) cannot be "
             f"loaded from {checkpoint.directory}: {error}"

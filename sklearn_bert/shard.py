@@ -31,6 +31,7 @@ import operator
 import os
 import re
 import shutil
+import stat
 import struct
 import time
 import zlib
@@ -71,6 +72,9 @@ _STAMP_SECONDS = 60.0  # how often the stamp is renewed, at most
 _BLOCK_BYTES = 2**14  # per checksum: reading one row costs reading one block
 _HEADER_BYTES = 2**20  # a few hundred in fact
 _RUN_BLOCKS = 128  # blocks read at once: 2 MB stay in the processor's cache
+# Windows has neither, nor pipes and devices among its files.
+_PLAINLY = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+_FOLLOWS_LINKS = os.utime not in os.supports_follow_symlinks
 
 Keys = NDArray[np.bytes_]
 FloatArray = NDArray[np.floating[Any]]
@@ -152,11 +156,13 @@ class Shard:
         line = sum(len(self.columns[name]) for name in names[: names.index(column)])
         header = _npy_header(self.dtype, (len(stored), n_rows, self.width))
         row_bytes = self.width * self.dtype.itemsize
-        with open(self.path / f"{column}.npy", "rb") as stream:
+        with open(self.path / f"{column}.npy", "rb", opener=_open_file) as stream:
             size = len(header) + len(stored) * n_rows * row_bytes
             has = os.fstat(stream.fileno()).st_size
             if has != size or stream.read(len(header)) != header:
                 raise Unreadable(f"{column}.npy is not what header.json says")
+            if self.width != out.shape[2]:
+                raise Unreadable(f"its rows hold {self.width} numbers")
             room = min(_RUN_BLOCKS * n, n_rows), self.width
             buffer = np.empty(room, dtype=self.dtype)
             for position, layer in enumerate(layers):
@@ -178,12 +184,12 @@ class Shard:
         if now - self.stamped > _STAMP_SECONDS:
             self.stamped = now
             with contextlib.suppress(OSError):  # read-only, or just removed
-                os.utime(self.path / _STAMP)
+                os.utime(self.path / _STAMP, follow_symlinks=_FOLLOWS_LINKS)
 
     def last_access(self) -> float:
         """Return when the shard was last used, in seconds since the epoch."""
         try:
-            return os.stat(self.path / _STAMP).st_atime
+            return os.lstat(self.path / _STAMP).st_atime
         except OSError:
             return 0.0
 
@@ -219,7 +225,8 @@ def open_shard(path: Path, space: str) -> Shard:
         start = _npy_header(dtype, shape)
         size = len(start) + dtype.itemsize * math.prod(shape)
         raw = _read_file(path / f"{name}.npy", at_most=size)
-        if not raw.startswith(start) or zlib.crc32(raw) != crcs.get(name):
+        is_whole = len(raw) == size and raw.startswith(start)
+        if not is_whole or zlib.crc32(raw) != crcs.get(name):
             raise Unreadable(f"{name}.npy does not match its checksum")
         return np.frombuffer(raw, dtype, offset=len(start)).reshape(shape)
 
@@ -322,8 +329,23 @@ def remove_shard(path: Path) -> None:
     shutil.rmtree(temporary, ignore_errors=True)
 
 
+def _open_file(path: str, flags: int) -> int:
+    """Open a file as `open` asks, but no link, which leads elsewhere, and no pipe."""
+    name = os.path.basename(path)
+    try:
+        descriptor = os.open(path, flags | _PLAINLY)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise Unreadable(f"{name} is a symbolic link") from error
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise Unreadable(f"{name} is not a file")
+    return descriptor
+
+
 def _read_file(path: Path, at_most: int) -> bytes:
-    with open(path, "rb") as stream:
+    with open(path, "rb", opener=_open_file) as stream:
         if os.fstat(stream.fileno()).st_size > at_most:
             raise Unreadable(f"{path.name} is too large")
         return stream.read()

@@ -24,6 +24,7 @@ imports `claims`, `ragged` and `shard`, and nothing else of the package.
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import json
 import logging
@@ -34,7 +35,7 @@ import threading
 import time
 import uuid
 import warnings
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .claims import Claims
+from .claims import Claims, refuse_links
 from .ragged import expand, starts_of
 from .shard import (
     FORMAT,
@@ -63,6 +64,8 @@ __all__ = [
     "Hits",
     "Keys",
     "StoreWarning",
+    "features_directory",
+    "find_spaces",
     "store_location",
 ]
 
@@ -234,10 +237,19 @@ class FeatureStore:
         with self._lock:
             names: set[str] = set()
             links: set[str] = set()
-            with contextlib.suppress(OSError), os.scandir(self.directory) as entries:
-                for entry in entries:
-                    if _SHARD.fullmatch(entry.name):
-                        (links if entry.is_symlink() else names).add(entry.name)
+            try:
+                refuse_links(self.directory, 2)
+                with os.scandir(self.directory) as entries:
+                    for entry in entries:
+                        if _SHARD.fullmatch(entry.name):
+                            (links if entry.is_symlink() else names).add(entry.name)
+            except OSError as error:  # empty, as far as can be told
+                if error.errno == errno.ELOOP:
+                    _warn_once(
+                        self.directory,
+                        f"Features in {self.directory} are neither read nor kept: "
+                        f"{error}. Put a directory there, or name another memory.",
+                    )
             for gone in self._shards.keys() - names:
                 del self._shards[gone]
             for name in links - self._refused:
@@ -393,6 +405,7 @@ class FeatureStore:
         """Write a shard, all or nothing, and return its name."""
         name = uuid.uuid4().hex
         temporary = self.directory / f"{name}.tmp"
+        refuse_links(self.directory, 2)
         self.directory.mkdir(parents=True, exist_ok=True)
         about = self.directory / "about.json"
         if not about.exists():
@@ -502,14 +515,15 @@ class FeatureStore:
 
     def _sweep(self) -> None:
         """Remove what killed writers left behind long ago."""
-        deadline = time.time() - _DEBRIS_SECONDS
+        now = time.time()
         for place in (self.directory, self._claims.directory):
             with contextlib.suppress(OSError), os.scandir(place) as entries:
                 for entry in entries:
                     with contextlib.suppress(OSError):
                         if not _DEBRIS.fullmatch(entry.name):
                             continue
-                        if entry.stat(follow_symlinks=False).st_mtime > deadline:
+                        dated = entry.stat(follow_symlinks=False).st_mtime
+                        if abs(now - dated) < _DEBRIS_SECONDS:  # or dated ahead
                             continue
                         if entry.is_dir(follow_symlinks=False):
                             shutil.rmtree(entry.path, ignore_errors=True)
@@ -539,7 +553,7 @@ class FeatureStore:
             return sum(shard.n_bytes for shard in self._shards.values())
 
     def info(self) -> dict[str, Any]:
-        """Return how much this space holds: shards, rows, distinct texts, bytes."""
+        """Return how much this space holds, and when it was last used."""
         with self._lock:
             self.refresh()
             shards = list(self._shards.values())
@@ -550,7 +564,59 @@ class FeatureStore:
             "n_rows": sum(map(len, keys)),
             "n_keys": len(np.unique(np.concatenate(keys))) if keys else 0,
             "n_bytes": sum(shard.n_bytes for shard in shards),
+            "last_used": max((shard.last_access() for shard in shards), default=None),
         }
+
+    def about(self) -> dict[str, Any]:
+        """Return the facts for people that lie beside the shards, if any."""
+        try:
+            facts = json.loads((self.directory / "about.json").read_bytes())
+        except (OSError, ValueError):
+            return {}
+        return facts if isinstance(facts, dict) else {}
+
+    def verify(self) -> Iterator[tuple[Path, str | None]]:
+        """Read every shard as a whole; yield each with what is wrong, or None."""
+        names: list[str] = []
+        with contextlib.suppress(OSError):
+            names = sorted(filter(_SHARD.fullmatch, os.listdir(self.directory)))
+        for path in map(self.directory.joinpath, names):
+            try:
+                if path.is_symlink():
+                    raise Unreadable("it is a symbolic link, unknown to joblib")
+                _read_all(open_shard(path, self.space))
+            except (Unreadable, OSError) as error:
+                if not (isinstance(error, OSError) and is_gone(path, error)):
+                    yield path, str(error)
+            else:
+                yield path, None
+
+
+def _read_all(shard: Shard) -> None:
+    """Check every block of a shard, a layer in memory at a time."""
+    texts = np.arange(len(shard.keys))
+    starts = starts_of(shard.counts(texts))
+    out = np.empty((shard.n_rows, 1, shard.width), dtype=shard.dtype)
+    for column, layers in shard.columns.items():
+        for layer in layers:
+            shard.read(column, (layer,), texts, out, starts)
+
+
+def features_directory(location: str) -> Path:
+    """Return the directory of all spaces of a place."""
+    return Path(location, _FOLDER)
+
+
+def find_spaces(location: str) -> tuple[list[FeatureStore], list[Path]]:
+    """Return the spaces in a place, and the directories of other versions' spaces."""
+    stores, others = [], []
+    with contextlib.suppress(OSError):
+        for path in sorted(features_directory(location).iterdir()):
+            if path.name.startswith(f"v{FORMAT}-") and path.is_dir():
+                stores.append(FeatureStore(location, path.name))
+            elif path.is_dir():
+                others.append(path)
+    return stores, others
 
 
 _warned: set[Path] = set()
