@@ -82,7 +82,7 @@ def prepare_plain(model, texts, n_frozen, max_iter, is_sorted):
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(0)
     tokenizer = AutoTokenizer.from_pretrained(model)
-    network = AutoModel.from_pretrained(model).to(device).train()
+    network = AutoModel.from_pretrained(model, dtype=torch.float32).to(device).train()
     head = torch.nn.Linear(network.config.hidden_size, 2).to(device)
     if n_frozen:
         network.embeddings.requires_grad_(False)

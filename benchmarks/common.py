@@ -347,6 +347,14 @@ def seconds_of(answers: Sequence[Mapping[str, Any]]) -> list[float]:
     return [answer["seconds"] for answer in answers]
 
 
+def peak_bytes() -> int:
+    """Return the largest resident size of this process so far."""
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
 def ratios(above: Sequence[float], below: Sequence[float]) -> dict[str, float]:
     """Return the median, lowest and highest of the ratios within rounds."""
     values = [a / b for a, b in zip(above, below, strict=True)]

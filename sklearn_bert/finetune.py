@@ -1,13 +1,12 @@
 """`BertFineTuneClassifier`: a classifier that trains through the encoder.
 
 The only estimator here that changes an encoder: a copy of its own, which the process's
-frozen encoders never see. This module decides what parameters, labels and saved files
-mean; the network, the loop and its checkpoints are `training`'s. A fitted estimator
-holds the weights that were trained, as NumPy arrays, and finds the frozen ones where it
-found them in `fit`, or in the directory where it was saved.
+frozen encoders never see. This module decides what parameters and labels mean; the
+network, the loop and its checkpoints are `training`'s, and where a fitted estimator has
+its weights is `persistence`'s.
 
 Level 7 of the module map: imports `_validation`, `callbacks`, `checkpoint`,
-`estimators`, `heads`, `training` and `tuned`.
+`estimators`, `heads`, `persistence`, `training` and `tuned`.
 """
 
 from __future__ import annotations
@@ -16,11 +15,9 @@ import contextlib
 import copy
 import functools
 import hashlib
-import json
 import numbers
 import os
-import shutil
-import uuid
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -45,6 +42,7 @@ from .callbacks import CallbackSupportMixin, Task, with_callbacks
 from .checkpoint import DEFAULT_MODEL, Checkpoint, find_checkpoint
 from .estimators import ModelEstimator
 from .heads import check_sample_weight, check_target, weigh
+from .persistence import Trained, plain, read
 
 if TYPE_CHECKING:
     from .training import Data, Recipe, Trainer
@@ -54,33 +52,14 @@ __all__ = ["BertFineTuneClassifier"]
 
 _POOLINGS = ("cls", "mean", "max", "mean_sqrt_len", "learned_attention")
 _DTYPES = ("auto", "float32", "bfloat16", "float16")
-_FORMAT = 1  # of the file below
-_FILE = "finetune.json"
 # Parameters that decide the scores of a fitted network.
 _DECISIVE = ("model", "revision", "pooling", "max_length", "prompt", "dtype")
 # What fit learns and save writes, beside classes_ and the weights.
 _FACTS = (
-    "best_epoch_", "fingerprint_", "history_", "max_length_", "n_iter_", "n_layers_",
-    "pooling_", "prompt_", "schedule_", "width_",
+    "best_epoch_", "fingerprint_", "history_", "max_length_", "n_bytes_", "n_iter_",
+    "n_layers_", "pooling_", "prompt_", "schedule_", "width_",
 )  # fmt: skip
-_LEARNED = (
-    *_FACTS, "_design", "_fitted_params", "_live", "_place", "_trained", "_tuned",
-    "classes_",
-)  # fmt: skip
-
-
-class _Live:
-    """The network of a fitted estimator while its process lives; never pickled."""
-
-    def __init__(self, network: TunedNetwork | None = None, device: str = "") -> None:
-        self.network = network
-        self.device = device
-
-    def __reduce__(self) -> Any:
-        return _Live, ()
-
-    def __deepcopy__(self, memo: Any) -> _Live:
-        return _Live()
+_LEARNED = (*_FACTS, "_fitted_params", "_trained", "classes_")
 
 
 class BertFineTuneClassifier(CallbackSupportMixin, ClassifierMixin, ModelEstimator):
@@ -201,6 +180,8 @@ sequence of them, default="auto"
         Frozen blocks in each of the `max_iter` epochs.
     n_iter_ : int
         Epochs run.
+    n_bytes_ : int
+        Size of the trained weights, which a pickle carries if `weights_in_pickle`.
     best_epoch_ : int
         Epoch whose weights were kept; only with `early_stopping`.
     n_layers_, width_ : int
@@ -383,16 +364,18 @@ sequence of them, default="auto"
             Task.root(self, recipe.max_iter, texts, y, sample_weight) as task,
         ):
             while not (trainer.is_done or task.is_stopped):
-                live = _Live()
+                given: list[Trained] = []
                 with task.step("epoch") as epoch:
                     trainer.run_epoch()
                     epoch.attributes = functools.partial(
-                        self._snapshot, fitted, trainer, live
+                        self._snapshot, fitted, trainer, design, given
                     )
-                live.network = None  # it trains on; what was kept has its weights
+                for trained in given:
+                    trained.rest()
             trainer.finish()
-        live = _Live(network, self.device)
-        self.__dict__.update(fitted | _learned(trainer), _live=live)
+        learned = _learned(trainer, design)
+        learned["_trained"].enliven(network, self.device)
+        self.__dict__.update(fitted | learned)
         return self
 
     def predict(self, X: Any) -> np.ndarray:
@@ -407,7 +390,7 @@ sequence of them, default="auto"
         ndarray of shape (n_texts,) or (n_texts, n_labels)
         """
         scores = self._scores(X)
-        if self._design["is_multilabel"]:
+        if self._trained.design["is_multilabel"]:
             return (scores > 0).astype(int)
         return np.asarray(self.classes_[scores.argmax(axis=1)])
 
@@ -425,7 +408,7 @@ sequence of them, default="auto"
             label.
         """
         scores = self._scores(X).astype(np.float64)
-        is_multilabel = self._design["is_multilabel"]
+        is_multilabel = self._trained.design["is_multilabel"]
         return np.asarray(expit(scores) if is_multilabel else softmax(scores, axis=1))
 
     def decision_function(self, X: Any) -> np.ndarray:
@@ -441,7 +424,7 @@ sequence of them, default="auto"
             With two classes, by how much the second one is ahead.
         """
         scores = self._scores(X)
-        if len(self.classes_) == 2 and not self._design["is_multilabel"]:
+        if len(self.classes_) == 2 and not self._trained.design["is_multilabel"]:
             return np.asarray(scores[:, 1] - scores[:, 0])
         return scores
 
@@ -466,38 +449,16 @@ sequence of them, default="auto"
             as JSON.
         """
         check_is_fitted(self)
-        path = Path(directory).absolute()
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise ValueError(
-                f"directory={os.fspath(directory)!r} is not empty; pass a new one."
-            )
         params = self.get_params(deep=False)
-        content = {
-            "format": _FORMAT,
-            "params": {name: _plain(name, value) for name, value in params.items()},
+        facts = {
+            "params": {name: plain(name, value) for name, value in params.items()},
             "classes": {
                 "dtype": self.classes_.dtype.str,
-                "values": _plain("y", self.classes_),
+                "values": plain("y", self.classes_),
             },
-            "design": self._design,
-            "trained": self._trained,
             "fitted": {k: getattr(self, k) for k in _FACTS if hasattr(self, k)},
         }
-        network = self._network()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-        temporary.mkdir()
-        try:
-            network.save(temporary)
-            content["encoder"] = self._find_encoder(temporary).fingerprint
-            text = json.dumps(content, indent=2) + "\n"
-            (temporary / _FILE).write_text(text, encoding="utf-8")
-            if path.exists():
-                path.rmdir()
-            os.replace(temporary, path)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-        self._place = (str(path), content["encoder"])
+        self._trained.save(directory, facts, self._network(), self._find_encoder)
 
     @classmethod
     def load(cls, directory: str | os.PathLike[str]) -> BertFineTuneClassifier:
@@ -517,55 +478,32 @@ sequence of them, default="auto"
         ValueError
             `directory` holds no saved classifier, or its files changed since `save`.
         """
-        path = Path(directory).absolute()
-        try:
-            content = json.loads((path / _FILE).read_text(encoding="utf-8"))
-            found = content["format"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"directory={os.fspath(directory)!r} holds no classifier that save "
-                f"wrote: {_FILE} cannot be read ({type(error).__name__}: {error})."
-            ) from error
-        if found != _FORMAT:
-            raise ValueError(
-                f"{path / _FILE} has format {found} and this version of sklearn_bert "
-                f"reads format {_FORMAT}."
-            )
-        params = content["params"]
+        facts, trained = read(directory)
+        params = facts["params"]
         if isinstance(params["class_weight"], list):
             params["class_weight"] = dict(params["class_weight"])
         classifier = cls(**params)
-        classes = content["classes"]
+        classes = facts["classes"]
         classifier.__dict__.update(
-            content["fitted"],
-            pooling_=tuple(content["fitted"]["pooling_"]),
+            facts["fitted"],
+            pooling_=tuple(facts["fitted"]["pooling_"]),
             classes_=np.array(classes["values"], dtype=classes["dtype"]),
-            _design=content["design"],
             _fitted_params=classifier._decisive(),
-            _place=(str(path), content["encoder"]),
-            _trained=content["trained"],
-            _tuned=None,
-            _live=_Live(),
+            _trained=trained,
         )
-        classifier._tuned = classifier._network().weights(classifier._trained)
+        trained.weights = classifier._network().weights(trained.names)
         return classifier
 
     def __getstate__(self) -> Any:
         state = dict(super().__getstate__())
-        if state.get("_tuned") is not None and not self.weights_in_pickle:
-            if self._place is None:
-                raise ValueError(
-                    "weights_in_pickle=False pickles the path given to save, and save "
-                    "was not called: call save(directory) first, or pass "
-                    "weights_in_pickle=True."
-                )
-            state["_tuned"] = None
+        if "_trained" in state and not self.weights_in_pickle:
+            state["_trained"] = self._trained.without_weights()
         return state
 
     # The network of a fitted estimator
 
     def __sklearn_is_fitted__(self) -> bool:
-        return hasattr(self, "_live")
+        return hasattr(self, "_trained")
 
     def _scores(self, X: Any) -> np.ndarray:
         """Return the head's outputs, (n_texts, n_outputs)."""
@@ -582,48 +520,7 @@ sequence of them, default="auto"
 
     def _network(self) -> TunedNetwork:
         """Return the tuned network, loading it where this process has not yet."""
-        live = self._live
-        if live.network is None or live.device != self.device:
-            live.network, live.device = self._load_network(), self.device
-        return live.network
-
-    def _load_network(self) -> TunedNetwork:
-        from .tuned import Design, TunedNetwork
-
-        place = self._saved_place()
-        checkpoint = self._find_encoder(place)
-        if place is None and checkpoint.fingerprint != self.fingerprint_:
-            raise ValueError(
-                f"The files of model={self.model!r} changed since fit (fingerprint "
-                f"{checkpoint.fingerprint[:8]}, was {self.fingerprint_[:8]}), and the "
-                "frozen layers come from them. Fit again; save and load keep every "
-                "layer."
-            )
-        design = Design(**(self._design | {"poolings": tuple(self.pooling_)}))
-        network = TunedNetwork(checkpoint, design, self.device)
-        if self._tuned is not None:
-            network.set_weights(self._tuned)
-        else:
-            assert place is not None
-            network.read_head(place)
-        return network
-
-    def _saved_place(self) -> Path | None:
-        """Return where this classifier was saved, if its files are still there."""
-        if self._place is None:
-            return None
-        path, fingerprint = Path(self._place[0]), self._place[1]
-        problem = "it is not there"
-        if path.is_dir():
-            if self._find_encoder(path).fingerprint == fingerprint:
-                return path
-            problem = "its files changed since save"
-        if self._tuned is not None:
-            return None  # the weights are here, the frozen layers where fit found them
-        raise ValueError(
-            f"The weights of this classifier are in {str(path)!r}, and {problem}. Put "
-            "it back, or pickle with weights_in_pickle=True."
-        )
+        return self._trained.network(self._find_encoder, self.model, self.device)
 
     # The steps of fit
 
@@ -639,9 +536,7 @@ sequence of them, default="auto"
             "n_layers_": checkpoint.n_layers,
             "width_": checkpoint.width,
             "fingerprint_": checkpoint.fingerprint,
-            "_design": asdict(design),
             "_fitted_params": self._decisive(),
-            "_place": None,
         }
 
     def _judge(
@@ -653,22 +548,33 @@ sequence of them, default="auto"
     ) -> Callable[[], float]:
         """Return a function that scores the network as it is on held-out texts."""
         view = copy.copy(self)
+        trained = Trained(asdict(network.design), "", None, [])
+        trained.enliven(network, self.device)
         view.__dict__.update(
             fitted,
-            _live=_Live(network, self.device),
+            _trained=trained,
             _read_texts=lambda X, is_fit: X,  # they were read by fit
         )
         scorer = check_scoring(view, self.scoring)
         return lambda: float(scorer(view, texts, y))
 
     def _snapshot(
-        self, fitted: Mapping[str, Any], trainer: Trainer, live: _Live
+        self,
+        fitted: Mapping[str, Any],
+        trainer: Trainer,
+        design: Design,
+        given: list[Trained],
     ) -> dict[str, Any]:
-        """Return the fitted attributes as if training had ended with this epoch."""
-        live.network, live.device = trainer.network, self.device
-        learned = _learned(trainer)
-        learned["_tuned"] = {k: v.copy() for k, v in learned["_tuned"].items()}
-        return {**fitted, **learned, "_live": live}
+        """Return the fitted attributes as if training had ended with this epoch.
+
+        The network trains on: `given` gets what must let it go before that.
+        """
+        learned = _learned(trainer, design)
+        trained = learned["_trained"]
+        trained.weights = {k: v.copy() for k, v in trained.weights.items()}
+        trained.enliven(trainer.network, self.device)
+        given.append(trained)
+        return {**fitted, **learned}
 
     def _split(
         self, y: np.ndarray, weights: np.ndarray | None, seed: int
@@ -731,10 +637,15 @@ sequence of them, default="auto"
                 "checkpoint_dir must be a directory or None, got "
                 f"{self.checkpoint_dir!r}."
             )
-        return Path(self.checkpoint_dir)
+        place = Path(self.checkpoint_dir)
+        if place.exists() and not place.is_dir():
+            raise ValueError(
+                f"checkpoint_dir={os.fspath(place)!r} is a file; pass a directory."
+            )
+        return place
 
     def _decisive(self) -> dict[str, Any]:
-        return {name: _plain(name, getattr(self, name)) for name in _DECISIVE}
+        return {name: plain(name, getattr(self, name)) for name in _DECISIVE}
 
     def _make_design(
         self, checkpoint: Checkpoint, n_outputs: int, is_multilabel: bool
@@ -810,7 +721,7 @@ sequence of them, default="auto"
         max_norm = self.max_grad_norm
         if max_norm is not None:
             max_norm = check_positive("max_grad_norm", max_norm)
-        return Recipe(
+        recipe = Recipe(
             n_frozen=n_frozen % n_layers if n_frozen < 0 else n_frozen,
             unfreezing=check_choice("unfreezing", self.unfreezing, ("none", "gradual")),
             head_warmup=head_warmup,
@@ -830,6 +741,15 @@ sequence of them, default="auto"
             n_iter_no_change=patience if self.early_stopping else None,
             seed=self._seed(place),
         )
+        if recipe.n_frozen < n_layers == min(recipe.schedule(n_layers)):
+            warnings.warn(
+                f"No block is trained: the head alone takes all max_iter="
+                f"{recipe.max_iter} epochs with head_warmup={head_warmup!r} and "
+                f"unfreezing={recipe.unfreezing!r}. Pass a larger max_iter.",
+                UserWarning,
+                stacklevel=4,  # the caller of fit
+            )
+        return recipe
 
     def _seed(self, place: Path | None) -> int:
         """Return the seed of this fit: if none is asked for, that of a checkpoint."""
@@ -841,15 +761,19 @@ sequence of them, default="auto"
         return seed
 
 
-def _learned(trainer: Trainer) -> dict[str, Any]:
+def _learned(trainer: Trainer, design: Design) -> dict[str, Any]:
     """Return the fitted attributes that training decides."""
     names = list(trainer.trained)
+    network = trainer.network
+    weights = network.weights(names)
     learned = {
         "history_": list(trainer.history),
         "schedule_": trainer.schedule,
         "n_iter_": len(trainer.history),
-        "_trained": names,
-        "_tuned": trainer.network.weights(names),
+        "n_bytes_": sum(values.nbytes for values in weights.values()),
+        "_trained": Trained(
+            asdict(design), network.checkpoint.fingerprint, weights, names
+        ),
     }
     if trainer.best_epoch is not None:
         learned["best_epoch_"] = trainer.best_epoch
@@ -888,22 +812,3 @@ def _check_within(name: str, value: Any, highest: float) -> float:
         bound = "at least 0" if highest == np.inf else f"between 0 and {highest:g}"
         raise ValueError(f"{name} must be {bound}, got {value!r}.")
     return float(value)
-
-
-def _plain(name: str, value: Any) -> Any:
-    """Return a parameter as JSON has it: equal values of any type become one."""
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    if isinstance(value, (np.generic, np.ndarray)):
-        value = value.tolist()
-    if isinstance(value, Mapping):
-        value = list(value.items())
-    if isinstance(value, (list, tuple)):
-        return [_plain(name, item) for item in value]
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    raise ValueError(
-        f"{name} holds {value!r}, which JSON cannot; it takes numbers and str only. "
-        "Replace it to save the classifier, for example by "
-        f"set_params({name}=None)."
-    )

@@ -8,8 +8,8 @@ killed goes on to the same weights.
 
 What a text, a label or a parameter may be is decided elsewhere, in `finetune`.
 
-Level 6 of the module map: imports `tuned`. Only `finetune` imports it, when there is
-something to train.
+Level 6 of the module map: imports `ragged` and `tuned`. Only `finetune` imports it,
+when there is something to train.
 """
 
 from __future__ import annotations
@@ -20,8 +20,11 @@ import json
 import logging
 import math
 import os
+import shutil
+import tempfile
 import time
 import uuid
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -35,7 +38,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .tuned import FrozenStates, TunedNetwork
+from .ragged import Ragged, Spool
+from .tuned import TunedNetwork
 
 __all__ = ["Data", "Recipe", "Trainer", "seed_of"]
 
@@ -192,7 +196,7 @@ class Trainer:
         is_resumed = self._resume()
         self._pieces = network.pieces(data.texts)
         self._lengths = np.array([len(piece) for piece in self._pieces])
-        self._states: FrozenStates | None = None
+        self._states: Ragged | None = None
         self._bar = self._progress(verbose)
         if not self.is_done:
             self._prepare(keeps_states, needs_head=not is_resumed)
@@ -210,17 +214,17 @@ class Trainer:
         if layer is not None and not network.can_start_at(layer):
             logger.info("layer %d cannot be started from: frozen layers rerun", layer)
             layer = None
-        width = network.checkpoint.width
-        if layer is not None and FrozenStates.fits(self._lengths, width):
-            self._states = FrozenStates(self._lengths, width)
-        if self._states is None:
-            layer = None
+        spool = None
+        if layer is not None and _has_room(self._lengths, network.checkpoint.width):
+            spool = Spool(len(self._lengths), max_bytes=0)
         try:
-            if layer is not None or solves_head:
+            if spool is not None or solves_head:
                 features = network.read(
-                    self._pieces, self._batch_size,
-                    layer=layer, states=self._states, wants_features=solves_head,
+                    self._pieces, self._batch_size, layer=layer if spool else None,
+                    states=spool, wants_features=solves_head,
                 )  # fmt: skip
+            if spool is not None:
+                self._states = spool.finish()
             if solves_head:
                 self._solve_head(features)
         except BaseException:
@@ -346,11 +350,9 @@ class Trainer:
         self.close()
 
     def close(self) -> None:
-        """Delete the states at the boundary; call it however training ends."""
+        """Let the states at the boundary go; call it however training ends."""
         self._bar.close()
-        if self._states is not None:
-            self._states.close()
-            self._states = None
+        self._states = None
 
     def _steps(self, epoch: int) -> list[NDArray[np.intp]]:
         """Return the texts of each step: shuffled, but of like length within a step."""
@@ -402,7 +404,7 @@ class Trainer:
     def _add_gradients(self, rows: NDArray[np.intp], n_in_step: int) -> float:
         given = None
         if self._states is not None:
-            given = self.recipe.n_frozen, [self._states.rows(i) for i in rows]
+            given = self.recipe.n_frozen, list(self._states[rows])
         scores = self.network.scores([self._pieces[i] for i in rows], given)
         device = scores.device
         targets = torch.from_numpy(self.data.targets[rows]).to(device)
@@ -539,6 +541,22 @@ def _facts(place: Path) -> dict[str, Any]:
             f"sklearn_bert reads format {_FORMAT}. Delete it to start again."
         )
     return facts
+
+
+def _has_room(lengths: NDArray[np.int64], width: int) -> bool:
+    """Tell whether the states of texts fit on the disk, and warn if they do not."""
+    needed = 4 * width * int(lengths.sum())
+    free = shutil.disk_usage(tempfile.gettempdir()).free
+    if needed < 0.9 * free:
+        return True
+    warnings.warn(
+        f"The states of the frozen layers take {needed / 1e9:.1f} GB and the directory "
+        f"for temporary files has {free / 1e9:.1f} GB left, so those layers run again "
+        "in every epoch. Point TMPDIR at a larger disk to avoid that.",
+        UserWarning,
+        stacklevel=2,
+    )
+    return False
 
 
 def _identity(network: TunedNetwork, recipe: Recipe, data: Data) -> dict[str, str]:

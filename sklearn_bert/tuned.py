@@ -2,14 +2,13 @@
 
 A `TunedNetwork` is a private copy of a checkpoint's network with a classification head;
 the process's frozen encoders are neither used nor changed. A pass can start from the
-states of a layer that were computed once (`FrozenStates`), so that frozen blocks need
-not run again.
+states of a layer that `read` kept, so that frozen blocks need not run again.
 
 In which order texts come, how weights move and what is kept between epochs is decided
 in `training`.
 
-Level 5 of the module map: imports `checkpoint`, `encoder`, `network`, `pooling` and
-`tokenizer`. Only `training` and `finetune` import it.
+Level 5 of the module map: imports `checkpoint`, `encoder`, `network`, `pooling`,
+`ragged` and `tokenizer`. Only `training` and `finetune` import it.
 """
 
 from __future__ import annotations
@@ -19,7 +18,6 @@ import functools
 import json
 import logging
 import shutil
-import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -36,9 +34,10 @@ from .checkpoint import TOKENIZER_FILES, Checkpoint
 from .encoder import resolve_device
 from .network import find_blocks, load_model
 from .pooling import Members, pool
+from .ragged import Ragged, Spool
 from .tokenizer import PROBES, Ids, Tokenizer, quiet
 
-__all__ = ["Design", "FrozenStates", "TunedNetwork"]
+__all__ = ["Design", "TunedNetwork"]
 
 logger = logging.getLogger(__name__)
 
@@ -146,62 +145,6 @@ class Head(nn.Module):
         return scores
 
 
-class FrozenStates:
-    """States of one frozen layer for each text, end to end in a temporary file.
-
-    Parameters
-    ----------
-    lengths : ndarray of shape (n_texts,)
-        Tokens per text.
-    width : int
-
-    Notes
-    -----
-    A token takes ``4 * width`` bytes of disk: 1.5 kB with the default model.
-    """
-
-    def __init__(self, lengths: NDArray[np.int64], width: int) -> None:
-        self._width = width
-        self._starts = np.concatenate([[0], np.cumsum(lengths)])
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - closed in close
-        self._map: FloatArray | None = None
-
-    @staticmethod
-    def fits(lengths: NDArray[np.int64], width: int) -> bool:
-        """Tell whether there is room for them, and warn if there is not."""
-        needed = 4 * width * int(lengths.sum())
-        free = shutil.disk_usage(tempfile.gettempdir()).free
-        if needed < 0.9 * free:
-            return True
-        warnings.warn(
-            f"The states of the frozen layers take {needed / 1e9:.1f} GB and the "
-            f"directory for temporary files has {free / 1e9:.1f} GB left, so those "
-            "layers run again in every epoch. Point TMPDIR at a larger disk to avoid "
-            "that.",
-            UserWarning,
-            stacklevel=2,
-        )
-        return False
-
-    def write(self, i: int, states: FloatArray) -> None:
-        """Keep the states of text i, (n_tokens, width)."""
-        self._file.seek(int(self._starts[i]) * 4 * self._width)
-        self._file.write(np.asarray(states, dtype=np.float32).tobytes())
-
-    def rows(self, i: int) -> FloatArray:
-        """Return the states of text i, (n_tokens, width)."""
-        if self._map is None:
-            self._file.flush()
-            shape = (int(self._starts[-1]), self._width)
-            self._map = np.memmap(self._file, np.float32, mode="r", shape=shape)
-        return self._map[self._starts[i] : self._starts[i + 1]]
-
-    def close(self) -> None:
-        """Delete the file."""
-        self._map = None
-        self._file.close()
-
-
 class _Enough(Exception):
     """Raised in a block to stop a pass at the layer that is read."""
 
@@ -257,13 +200,7 @@ class TunedNetwork:
     # Texts
 
     def _check_tokenizer(self) -> None:
-        n_special = self.tokenizer.n_special
-        limit = self.design.max_length
-        if limit is not None and limit <= n_special:
-            raise ValueError(
-                f"max_length={limit} leaves no room for text: this encoder adds "
-                f"{n_special} special tokens; pass at least {n_special + 1}."
-            )
+        self.tokenizer.check_lengths(self.design.max_length, None)
         if "cls" in self.design.poolings and not len(self.tokenizer.prefix):
             reason = "its tokenizer begins texts with no special token"
             raise ValueError(self.checkpoint.refusal(reason, "pooling='cls'"))
@@ -421,7 +358,7 @@ class TunedNetwork:
         batch_size: int | None,
         *,
         layer: int | None,
-        states: FrozenStates | None,
+        states: Spool | None,
         wants_features: bool,
     ) -> FloatArray | None:
         """Run all texts once; keep one layer's states, and return pooled features.
@@ -432,7 +369,7 @@ class TunedNetwork:
         batch_size : int or None
         layer : int or None
             Layer whose states are kept.
-        states : FrozenStates or None
+        states : Spool or None
             Where they are kept.
         wants_features : bool
             Whether the last layer is needed; without it the pass stops at `layer`.
@@ -456,9 +393,10 @@ class TunedNetwork:
             if states is not None:
                 found = last if layer == self.n_layers else self._read
                 assert found is not None
-                found = found.float().cpu()
-                for i, of_text in zip(rows, found.numpy(), strict=True):
-                    states.write(i, of_text[: len(pieces[i])])
+                lengths = np.array([len(pieces[i]) for i in rows])
+                is_token = np.arange(found.shape[1]) < lengths[:, np.newaxis]
+                tokens = found.float().cpu().numpy()[is_token]
+                states.add(rows, Ragged.end_to_end(tokens, lengths))
 
         try:
             self._run_all(pieces, batch_size, run)

@@ -306,6 +306,15 @@ def test_a_callback_may_end_training(tiny):
     assert classifier.n_iter_ == 2
 
 
+@pytest.mark.parametrize(
+    "params", [{"head_warmup": 2}, {"head_warmup": 0, "unfreezing": "gradual"}]
+)
+def test_a_plan_that_trains_no_block_is_said(tiny, params):
+    with pytest.warns(UserWarning, match=r"No block is trained: .* max_iter=1") as said:
+        make(tiny, max_iter=1, **params).fit(TEXTS, BINARY)
+    assert said[0].filename == __file__
+
+
 # In scikit-learn's tools
 
 
@@ -348,14 +357,28 @@ def test_clone_takes_parameters_and_no_weights(fitted):
 # Files
 
 
-def test_a_pickle_carries_the_trained_weights_alone(tiny, fitted):
+def test_a_pickle_and_a_copy_answer_alike(fitted):
     stored = pickle.dumps(fitted)
-    n_trained = fitted.history_[-1]["n_trainable"]
-    assert 4 * n_trained < len(stored) < 4 * n_trained + 10_000
     for other in (pickle.loads(stored), copy.deepcopy(fitted)):
         np.testing.assert_array_equal(
             other.predict_proba(TEXTS), fitted.predict_proba(TEXTS)
         )
+
+
+def test_it_says_how_many_bytes_its_pickle_carries(fitted):
+    assert fitted.n_bytes_ == 4 * fitted.history_[-1]["n_trainable"]
+    assert fitted.n_bytes_ < len(pickle.dumps(fitted)) < fitted.n_bytes_ + 10_000
+
+
+def test_skops_reads_it_trusting_only_this_package(fitted):
+    io = pytest.importorskip("skops.io")
+    content = io.dumps(fitted)
+    untrusted = io.get_untrusted_types(data=content)
+    assert all(name.startswith("sklearn_bert.") for name in untrusted), untrusted
+    again = io.loads(content, trusted=untrusted)
+    np.testing.assert_array_equal(
+        again.predict_proba(TEXTS), fitted.predict_proba(TEXTS)
+    )
 
 
 def test_unpickling_imports_no_torch(fitted, tmp_path):
@@ -399,7 +422,7 @@ def test_load_gives_what_was_saved(saved):
     )
     assert loaded.get_params() == classifier.get_params() | {"pooling": ["cls", "mean"]}
     for name in ("history_", "schedule_", "best_epoch_", "pooling_", "max_length_",
-                 "prompt_", "fingerprint_", "n_iter_"):  # fmt: skip
+                 "prompt_", "fingerprint_", "n_iter_", "n_bytes_"):  # fmt: skip
         assert getattr(loaded, name) == getattr(classifier, name), name
     np.testing.assert_array_equal(loaded.classes_, classifier.classes_)
     assert loaded.classes_.dtype == classifier.classes_.dtype
@@ -620,6 +643,7 @@ def test_without_a_seed_a_fit_goes_on_with_the_one_it_had(tiny, tmp_path):
             "needs at least 2 texts",
         ),
         ({"checkpoint_dir": 3}, TypeError, "checkpoint_dir must be a directory"),
+        ({"checkpoint_dir": __file__}, ValueError, "checkpoint_dir=.* is a file; pass"),
         ({"weights_in_pickle": 1}, TypeError, "weights_in_pickle must be True or Fal"),
     ],
 )  # fmt: skip
@@ -685,7 +709,7 @@ def test_a_pooling_that_sklearn_bert_does_not_have_is_named(tiny, monkeypatch):
 
 
 @pytest.mark.slow
-def test_two_trained_layers_beat_the_probe_on_real_reviews(read_data):
+def test_two_trained_layers_beat_the_probe_of_the_last_layer_on_real_reviews(read_data):
     texts, labels = read_data("mr/mr.csv.gz")
     order = np.random.default_rng(0).permutation(len(texts))
     rows, test = order[:600], order[-600:]

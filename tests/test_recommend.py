@@ -85,8 +85,14 @@ def test_every_reason_has_a_source_and_the_text_says_what_decides():
             "frozen",
             "mix",
         ),
-        ({"n_labels": 2000, "is_far_domain": True}, "freeze lower layers", None),
-        ({"n_labels": 20_000, "every_point_counts": True}, "freeze lower layers", None),
+        ({"n_labels": 50, "is_far_domain": True}, "frozen", -1),
+        ({"n_labels": 9000, "is_far_domain": True}, "fine-tune", None),
+        ({"n_labels": 20_000, "every_point_counts": True}, "fine-tune", None),
+        (
+            {"n_labels": 9000, "is_far_domain": True, "model": BASE},
+            "freeze lower layers",
+            None,
+        ),
         ({"task": "similarity"}, "frozen", -1),
         ({"task": "tokens"}, "frozen", [-4, -3, -2, -1]),
     ],
@@ -156,6 +162,33 @@ def test_the_times_are_those_of_the_benchmarks():
     assert small.tokens_per_second == pytest.approx(325 * long, rel=0.1)
     of_base = rate("encode-bert-base.json", "BERT-base-short")
     assert base.short == pytest.approx(of_base, rel=0.1)
+
+
+def test_the_crossovers_are_those_of_the_benchmark(monkeypatch):
+    benchmarks = Path(__file__).resolve().parents[1] / "benchmarks"
+    kept = benchmarks / "results" / "frozen_vs_finetuned.json"
+    if not kept.is_file():
+        pytest.skip("the benchmarks are not beside an installed package")
+    monkeypatch.syspath_prepend(benchmarks)
+    found = importlib.import_module("bench_frozen_vs_finetuned").measured(
+        json.loads(kept.read_text(encoding="utf-8"))
+    )
+    told = {row.task: row._asdict() for row in _recommend._CROSSOVERS}
+    assert told.keys() == found.keys()
+    for task, numbers in found.items():
+        assert numbers == {name: told[task][name] for name in numbers}, task
+
+
+def test_training_is_recommended_from_the_labels_that_were_measured():
+    rows = _recommend._CROSSOVERS
+    few = [row for row in rows if row.n_classes < 20]
+    bound = max(100, min(row.n_labels or 5000 for row in few))
+    for n_labels, approach in ((bound - 1, "frozen"), (bound, "fine-tune")):
+        advice = recommend(n_labels=n_labels, n_classes=2, every_point_counts=True)
+        assert advice.approach == approach
+        assert any(f"up to {row.most:,}" in r.text or f"on {row.task} from" in r.text
+                   for row in few for r in advice.reasons)  # fmt: skip
+    assert recommend(n_labels=bound, n_classes=2).approach == "frozen"
 
 
 # Code to paste

@@ -17,11 +17,11 @@ from checkpoints import ARCHITECTURES, build_checkpoint
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoTokenizer
 
-from sklearn_bert import encoder, training, tuned
+from sklearn_bert import encoder, training
 from sklearn_bert.checkpoint import find_checkpoint
 from sklearn_bert.datasets import make_tiny_encoder
 from sklearn_bert.training import Data, Recipe, Trainer, seed_of
-from sklearn_bert.tuned import Design, FrozenStates, TunedNetwork
+from sklearn_bert.tuned import Design, TunedNetwork
 
 TEXTS = [
     f"{adjective} {noun}{tail}"
@@ -263,6 +263,15 @@ def test_frozen_layers_run_once(with_dropout, monkeypatch):
     assert [now - was for now, was in zip(runs, before, strict=True)] == [0, 0, 9]
 
 
+def test_stored_states_lie_in_a_file_that_goes_with_the_trainer(with_dropout):
+    trainer = Trainer(network_of(with_dropout), RECIPE, DATA)
+    states = trainer._states
+    assert isinstance(states.values, np.memmap)
+    assert states.counts.tolist() == trainer._lengths.tolist()
+    trainer.close()
+    assert trainer._states is None
+
+
 def test_small_batches_add_up_to_the_same_step(plain):
     together = train(plain, texts_per_step=12)
     one_by_one = train(plain, texts_per_step=12, batch_size=1)
@@ -300,7 +309,7 @@ def test_the_probe_start_is_logistic_regression(plain, monkeypatch):
         network_of(plain), replace(RECIPE, head_warmup="probe", n_frozen=3), DATA
     )
     states = trainer._states
-    Z = np.stack([states.rows(i).mean(axis=0) for i in range(12)])
+    Z = np.stack([rows.mean(axis=0) for rows in states])
     trainer.close()
     plain_fit = LogisticRegression(C=0.5, tol=1e-8).fit(
         StandardScaler().fit_transform(Z), CLASSES
@@ -463,21 +472,10 @@ def test_a_broken_encoder_is_said_in_the_first_step(plain):
         trainer.run_epoch()
 
 
-def test_states_are_read_back_as_written():
-    rng = np.random.default_rng(0)
-    rows = [rng.normal(size=(n, 3)).astype(np.float32) for n in (2, 0, 5)]
-    states = FrozenStates(np.array([2, 0, 5]), 3)
-    for i in (2, 0, 1):
-        states.write(i, rows[i])
-    for i in range(3):
-        np.testing.assert_array_equal(states.rows(i), rows[i])
-    states.close()
-
-
 def test_without_room_for_states_frozen_layers_run_again(plain, monkeypatch):
     expected = train(plain)
-    usage = type(tuned.shutil.disk_usage("."))(1, 1, 10)
-    monkeypatch.setattr(tuned.shutil, "disk_usage", lambda path: usage)
+    usage = type(training.shutil.disk_usage("."))(1, 1, 10)
+    monkeypatch.setattr(training.shutil, "disk_usage", lambda path: usage)
     with pytest.warns(UserWarning, match=r"frozen layers take .* Point TMPDIR"):
         found = train(plain)
     assert_same_weights(
@@ -638,32 +636,40 @@ from sklearn_bert.training import Data, Recipe, Trainer
 from sklearn_bert.tuned import Design, TunedNetwork
 
 place, directory = sys.argv[1:3]
-steps_left, saves_left = 0, 0
-step, rename = Trainer._step, os.replace
+left = {{}}  # before it dies
+step, rename, write = Trainer._step, os.replace, training.save_file
 
 def die():
     os.kill(os.getpid(), signal.SIGKILL)
 
+def count(what):
+    left[what] -= 1
+    return left[what] < 0
+
 def counted_step(self, *args):
-    global steps_left
-    steps_left -= 1
-    return die() if steps_left < 0 else step(self, *args)
+    return die() if count("steps") else step(self, *args)
 
 def counted_rename(*args):
-    global saves_left
-    saves_left -= 1
-    return die() if saves_left < 0 else rename(*args)
+    return die() if count("renames") else rename(*args)
+
+def counted_write(tensors, file, **options):
+    write(tensors, file, **options)
+    if count("writes"):
+        os.truncate(file, file.stat().st_size // 2)
+        die()
 
 Trainer._step = counted_step
 training.os.replace = counted_rename
+training.save_file = counted_write
 for moment in sys.argv[3:]:
+    name, *numbers = moment.split("-")
     child = os.fork()  # before torch has threads
     if child == 0:
-        steps_left, saves_left = map(int, moment.split("-"))
+        left = dict(zip(("steps", "writes", "renames"), map(int, numbers)))
         data = Data({texts!r}, np.array({classes!r}), np.ones(12, dtype=np.float32))
         network = TunedNetwork(find_checkpoint(place), {design!r}, "cpu")
         trainer = Trainer(
-            network, {recipe!r}, data, checkpoint_dir=Path(directory, moment)
+            network, {recipe!r}, data, checkpoint_dir=Path(directory, name)
         )
         while not trainer.is_done:
             trainer.run_epoch()
@@ -684,14 +690,20 @@ def one_thread():
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="killed in a fork")
 def test_a_killed_run_goes_on_to_the_same_weights(with_dropout, tmp_path, one_thread):
-    recipe = replace(RECIPE, max_iter=4)
-    whole = weights_of(train(with_dropout, max_iter=4).network)
-    moments = {  # steps and saves before it dies; three steps an epoch
-        "1-99": (0, set()),
-        "7-99": (2, {".safetensors"}),
-        "99-0": (0, {".tmp"}),
-        "99-3": (3, {".tmp", ".safetensors"}),
-    }
+    recipe = replace(RECIPE, max_iter=6)
+    whole = weights_of(train(with_dropout, max_iter=6).network)
+    moments = [  # where, and steps, writes and renames before it dies; 3 steps an epoch
+        "start-0-9-9", "early-1-9-9", "late-7-9-9", "last-11-9-9", "writing-99-0-9",
+        "writing_again-99-2-9", "written-99-9-0", "written_again-99-9-3",
+        *["again_and_again-4-9-9", "again_and_again-99-1-9"] * 2,
+    ]  # fmt: skip
+    left = {
+        "start": (0, set()), "early": (0, set()), "late": (2, {".safetensors"}),
+        "last": (3, {".safetensors"}), "writing": (0, {".tmp"}),
+        "writing_again": (2, {".tmp", ".safetensors"}), "written": (0, {".tmp"}),
+        "written_again": (3, {".tmp", ".safetensors"}),
+        "again_and_again": (4, {".tmp", ".safetensors"}),
+    }  # fmt: skip
     script = KILLED.format(
         texts=TEXTS, classes=CLASSES.tolist(), design=DESIGN, recipe=recipe
     )
@@ -699,9 +711,9 @@ def test_a_killed_run_goes_on_to_the_same_weights(with_dropout, tmp_path, one_th
         [sys.executable, "-c", script, with_dropout, str(tmp_path), *moments],
         check=True,
     )
-    for moment, (n_epochs, left) in moments.items():
-        place = tmp_path / moment
-        assert {path.suffix for path in place.iterdir()} == left
+    for name, (n_epochs, files) in left.items():
+        place = tmp_path / name
+        assert {path.suffix for path in place.iterdir()} == files, name
         trainer = Trainer(network_of(with_dropout), recipe, DATA, checkpoint_dir=place)
         with closing(trainer):
             assert len(trainer.history) == n_epochs

@@ -24,7 +24,7 @@ _TASKS = {
 }  # fmt: skip
 _LAST_FOUR = [-4, -3, -2, -1]
 _FEW_LABELS = 100  # below it, folds are too small to choose a layer by
-_SOME_LABELS = 1000
+_SOME_LABELS = 1000  # of pairs, to tune an encoder for similarity
 _MANY_LABELS = 5000
 _FEW_PER_CLASS, _MANY_CLASSES = 10, 20
 _BIG_STORE = 1e9  # bytes
@@ -44,6 +44,25 @@ _MEASURED = {
     DEFAULT_MODEL: _Measured(6, 256, 122, 12 * 325, 32_000),
     "google-bert/bert-base-uncased": _Measured(12, 512, 21, 21 * 34, 120_000),
 }
+
+
+class _Crossover(NamedTuple):
+    """What docs/benchmarks.md says of training an encoder, beside frozen probes."""
+
+    task: str  # of bench_frozen_vs_finetuned
+    n_classes: int
+    n_labels: int | None  # from which on all of it, trained, was a point ahead
+    of_top: int | None  # the same of the top two blocks; None: with no number
+    most: int  # labels measured
+    times: float  # processor time of training all of it, of a probe's, with most labels
+
+
+# Of the default model. `python benchmarks/bench_frozen_vs_finetuned.py` measures them.
+_CROSSOVERS = (
+    _Crossover("polarity", 2, 50, None, 800, 15.4),
+    _Crossover("subjectivity", 2, 800, None, 800, 14.3),
+    _Crossover("intents", 150, 450, 450, 450, 14.8),
+)
 _MACHINE = "measured: two AMD EPYC cores, float32 (Benchmarks, Encoding)"
 _NINE_TASKS = (
     "measured: all-MiniLM-L6-v2, nine tasks of up to 1,200 texts, five splits "
@@ -52,6 +71,10 @@ _NINE_TASKS = (
 _EIGHT_TASKS = (
     "measured: all-MiniLM-L6-v2, eight tasks of 1,200 texts, three folds (Benchmarks, "
     "Sweeps)"
+)
+_THREE_TASKS = (
+    "measured: all-MiniLM-L6-v2, film reviews (Pang & Lee) and CLINC150, one to three "
+    "seeds (Benchmarks, Frozen or fine-tuned)"
 )
 _RULE = "rule of thumb"
 _BETTER = (
@@ -161,7 +184,8 @@ default="classification"
         What the features are for. "ner" is "tokens", "probing" is "syntax".
     n_labels : int, default=None
         Labelled texts (labelled pairs, for "similarity"). None is unknown and taken as
-        few: training an encoder is recommended from 1,000 on.
+        few: training an encoder is recommended from as many on as it was ahead with
+        when measured on a task with few or many classes, and no need for it from more.
     n_classes : int, default=None
         Distinct labels.
     n_texts : int, default=None
@@ -204,7 +228,9 @@ default="classification"
 
     Notes
     -----
-    The bounds of 100, 1,000 and 5,000 labels are rules of thumb; nothing happens there.
+    From how many labels on training may pay was measured, with the default model on
+    three tasks; a reason says so. The bounds of 100 and 5,000 labels are rules of
+    thumb; nothing happens there.
 
     Examples
     --------
@@ -241,8 +267,9 @@ default="classification"
     choice.params = {"model": model, **choice.params}
     if task == "classification":
         _choose_training(
-            choice, n_labels, device, reuses_features, is_far_domain, every_point_counts
-        )
+            choice, n_labels, n_classes, device, reuses_features, is_far_domain,
+            every_point_counts,
+        )  # fmt: skip
     facts = _MEASURED.get(model)
     _reach_speed(choice, facts, n_tokens, texts_per_second, device)
     _fit_lengths(choice, facts, n_tokens)
@@ -439,6 +466,7 @@ def _syntax(n_labels: int | None, n_classes: int | None, *, is_fast: bool) -> _C
 def _choose_training(
     choice: _Choice,
     n_labels: int | None,
+    n_classes: int | None,
     device: str,
     reuses_features: bool,
     is_far_domain: bool,
@@ -452,34 +480,40 @@ def _choose_training(
             _RULE,
         )
         return
-    if n_labels is None or n_labels < _SOME_LABELS:
+    alike = _crossovers_like(n_classes)
+    ahead = [row.n_labels for row in alike if row.n_labels is not None]
+    may_pay = max(_FEW_LABELS, min(ahead, default=_MANY_LABELS))
+    pays = max(ahead) if len(ahead) == len(alike) else _MANY_LABELS
+    if n_labels is None or n_labels < may_pay:
         number = "an unknown number of" if n_labels is None else f"{n_labels:,}"
         choice.because(
             f"Frozen, with {number} labels: fine-tuning on few of them varies much "
             "from seed to seed.",
             "Dodge et al. 2020",
         )
+        choice.because(_what_was_measured(alike), _THREE_TASKS)
         return
     has_need = is_far_domain or every_point_counts
-    if not has_need and (device == "cpu" or n_labels < _MANY_LABELS):
+    if not has_need and (device == "cpu" or n_labels < pays):
         where = "On a CPU" if device == "cpu" else f"With {n_labels:,} labels"
         choice.because(
             f"{where} begin frozen: it takes minutes, and is the baseline that "
             "fine-tuning has to beat.",
             _RULE,
         )
+        choice.because(_what_was_measured(alike), _THREE_TASKS)
         return
+    model = choice.params["model"]
     choice.first = dict(choice.params)
     choice.of_layer, choice.others = [], []
     choice.estimator, choice.head = "BertFineTuneClassifier", "linear, begun as a probe"
-    is_full = n_labels >= _MANY_LABELS and device != "cpu"
-    n_frozen = 0 if is_full else -2
+    is_full = device != "cpu" or model == DEFAULT_MODEL
     choice.approach = "fine-tune" if is_full else "freeze lower layers"
     choice.layer = "the last, all trained" if is_full else "the last; top two trained"
     choice.params = {
-        "model": choice.params["model"],
+        "model": model,
         "pooling": "mean",
-        "num_layers_to_freeze": n_frozen,
+        "num_layers_to_freeze": 0 if is_full else -2,
     }
     if is_far_domain:
         choice.because(
@@ -488,15 +522,12 @@ def _choose_training(
             "BERTweet), frozen, is the cheaper answer where there is one.",
             _RULE,
         )
-    choice.because(
-        f"{n_labels:,} labels are enough to train "
-        f"{'the whole encoder' if is_full else 'the upper blocks'}.",
-        _RULE,
-    )
+    choice.because(_what_was_measured(alike), _THREE_TASKS)
     if not is_full:
         choice.because(
-            "Lower layers hold surface and syntax, which most tasks share; frozen, "
-            "they are computed once for all epochs.",
+            "On a CPU, a large encoder takes hours. Lower layers hold surface and "
+            "syntax, which most tasks share; frozen, they are computed once for all "
+            "epochs.",
             "Jawahar et al. 2019; Tenney et al. 2019",
         )
     choice.because(
@@ -504,6 +535,31 @@ def _choose_training(
         "what the encoder knows.",
         "Kumar et al. 2022",
     )
+
+
+def _crossovers_like(n_classes: int | None) -> list[_Crossover]:
+    """Return what was measured of tasks with few classes, or with many."""
+    has_many = (n_classes or 0) >= _MANY_CLASSES
+    return [row for row in _CROSSOVERS if (row.n_classes >= _MANY_CLASSES) == has_many]
+
+
+def _what_was_measured(rows: list[_Crossover]) -> str:
+    """Say from how many labels on training was ahead, and what it cost."""
+    whole = _tasks_ahead([(row, row.n_labels) for row in rows])
+    top = _tasks_ahead([(row, row.of_top) for row in rows])
+    times = sorted({round(row.times) for row in rows})
+    return (
+        f"An encoder that was trained as a whole beat the better frozen probe by a "
+        f"point or more {whole}. One whose top two blocks were trained did {top}. All "
+        f"of it took {' to '.join(map(str, times))} times the processor time of a "
+        "probe."
+    )
+
+
+def _tasks_ahead(rows: list[tuple[_Crossover, int | None]]) -> str:
+    won = [f"on {row.task} from {n:,} labels on" for row, n in rows if n]
+    lost = [f"not on {row.task} up to {row.most:,}" for row, n in rows if not n]
+    return ", and ".join([*won, *lost])
 
 
 # Speed, length, cost
