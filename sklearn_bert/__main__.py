@@ -4,14 +4,14 @@ No logic of its own: it reads arguments, calls the public interface and prints. 
 mistake of the user's is one line on the standard error and status 2; progress goes to
 the standard error, results to the standard output.
 
-Level 9 of the module map: nothing imports it.
+Level 10 of the module map: nothing imports it.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import sys
-import time
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -38,13 +38,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return run(options)
     except (ValueError, TypeError, ImportError, OSError) as error:
-        print(f"sklearn-bert: {' '.join(str(error).split())}", file=sys.stderr)
+        _complain(str(error), error)
         return 2
-    except KeyboardInterrupt:
-        print("sklearn-bert: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        _complain("interrupted", error)
         return 130
     finally:
         warnings.formatwarning = format_warning
+
+
+def _complain(message: str, error: BaseException) -> None:
+    """Say what went wrong, and what the error adds to it, a line each."""
+    for line in (message, *getattr(error, "__notes__", ())):
+        print(f"sklearn-bert: {' '.join(line.split())}", file=sys.stderr)
 
 
 def _one_line(message: Any, *_: Any, **__: Any) -> str:
@@ -65,9 +71,7 @@ def _parser() -> argparse.ArgumentParser:
         description="The main job on texts that come with this machine: docstrings of "
         "the installed scientific packages, labelled by topic.",
     )
-    demo.set_defaults(
-        run=lambda given: _demo(given.out, given.model, given.n_per_class)
-    )
+    demo.set_defaults(run=_demo)
     demo.add_argument(
         "--out",
         type=Path,
@@ -81,6 +85,8 @@ def _parser() -> argparse.ArgumentParser:
         "--n-per-class", type=int, default=100, help="texts per topic (default: 100)"
     )
     _add_sweep(commands)
+    _add_encode(commands)
+    _add_store(commands)
     return parser
 
 
@@ -121,10 +127,118 @@ def _add_sweep(commands: Any) -> None:
     add("--max-length", type=int, metavar="N", help="cut texts at so many tokens")
     add("--device", default="auto", help="cpu, cuda, mps (default: auto)")
     add("--jobs", type=int, metavar="N", help="processes for the classifiers")
-    add("--format", help="csv, tsv, jsonl, parquet (default: by the name of FILE)")
+    _add_reading(add, "--format", "--input-format")
+
+
+def _add_reading(add: Callable[..., Any], *format_names: str) -> None:
+    add(
+        *format_names, metavar="NAME",
+        help="of what is read: csv, tsv, jsonl, parquet (default: by the name of FILE)",
+    )  # fmt: skip
     add("--delimiter", help="between the fields of CSV, such as ';'")
     add("--encoding", default="utf-8", help="of the file (default: %(default)s)")
     add("--quiet", action="store_true", help="no progress bar")
+
+
+def _add_encode(commands: Any) -> None:
+    encode = commands.add_parser(
+        "encode",
+        help="features of the texts in files of any size, on disk",
+        description="Encode a column of files of any size in bounded memory, into a "
+        ".npy file, a Parquet file or a directory of either. Rows keep their order. A "
+        "run that was killed goes on when the same command is given again.",
+    )
+    encode.set_defaults(run=_encode)
+    add = encode.add_argument
+    add(
+        "files", metavar="FILE", nargs="+",
+        help="CSV, TSV, JSON lines or plain text, a text a line (these also with .gz), "
+        "or Parquet; - is the standard input",
+    )  # fmt: skip
+    add("--text", metavar="COLUMN", default="text", help="texts (default: text)")
+    add("--id", metavar="COLUMN", help="ids to keep beside the features")
+    add(
+        "--out", required=True, metavar="DIR|FILE",
+        help="a directory, or a file that ends in .npy or .parquet",
+    )  # fmt: skip
+    add(
+        "--format", choices=["npy", "parquet"],
+        help="of what is written (default: by the name of --out; a directory: npy)",
+    )  # fmt: skip
+    add("--out-dtype", default="float32", metavar="TYPE", help="float32 or float16")
+    add(
+        "--part-rows", type=int, default=8192, metavar="N",
+        help="rows encoded and kept at once, at most (default: %(default)s)",
+    )  # fmt: skip
+    add(
+        "--file-rows", type=int, metavar="N",
+        help="rows per file of a directory of Parquet (default: 256 MiB of them)",
+    )  # fmt: skip
+    add(
+        "--overwrite", action="store_true",
+        help="replace an output of other rows or other settings",
+    )  # fmt: skip
+    _add_reading(add, "--input-format")
+    _add_features(
+        encode.add_argument_group("features, as in BertVectorizer").add_argument
+    )
+
+
+def _add_features(add: Callable[..., Any]) -> None:
+    """Add the parameters of a vectorizer; what is not given is not passed."""
+    boolean = argparse.BooleanOptionalAction
+
+    def give(name: str, **facts: Any) -> None:
+        add(name, default=argparse.SUPPRESS, **facts)
+
+    give("--model", help="name on the hub or directory (default: MiniLM)")
+    give("--layer", type=_layer, metavar="K",
+         help="such as 6, all, 3,4,5 or --layer=-4,-3 (default: -1)")  # fmt: skip
+    give("--layer-combination", type=_combination, metavar="HOW",
+         help="concat, mean, sum, or a weight per layer with commas")  # fmt: skip
+    give("--pooling", type=_pooling, metavar="NAME",
+         help="mean or cls,max, say (default: as the checkpoint declares)")  # fmt: skip
+    give("--special-tokens", action=boolean, help="whether [CLS] and [SEP] count")
+    give("--normalize", action=boolean, help="to unit length, or never")
+    give("--max-length", type=int, metavar="N", help="longest text in tokens")
+    give("--overflow", metavar="WHAT", help="longer texts: truncate, chunk or raise")
+    give("--stride", type=int, metavar="N", help="tokens that windows share (chunk)")
+    give("--prompt", help="put before every text, such as 'query: '")
+    give("--missing", metavar="WHAT", help="missing texts: raise or empty")
+    give("--memory", metavar="DIR", help="keep features of layers in a store as well")
+    give("--store-layers", metavar="WHAT", help="all or requested, for --memory")
+    give("--batch-size", type=_batch_size, metavar="N", help="texts, or auto")
+    give("--device", help="cpu, cuda, cuda:1, mps (default: auto)")
+    give("--dtype", help="of the encoder: float32, bfloat16, float16, auto")
+    give("--jobs", type=int, metavar="N", dest="n_jobs", help="processes that encode")
+    give("--revision", help="branch, tag or commit on the hub")
+    give("--local-files-only", action="store_true", help="never ask the hub")
+    give("--trust-remote-code", action="store_true", help="run the checkpoint's code")
+
+
+def _add_store(commands: Any) -> None:
+    store = commands.add_parser(
+        "store", help="what a store (--memory) holds, whether it is intact, less of it"
+    )
+    actions = store.add_subparsers(dest="action", required=True)
+
+    def action(name: str, run: Callable[[argparse.Namespace], int], help: str) -> Any:
+        parser = actions.add_parser(name, help=help, description=f"{help}.")
+        parser.set_defaults(run=run)
+        parser.add_argument("memory", metavar="DIR", help="what was given as memory")
+        return parser.add_argument
+
+    action("info", _store_info, "Show whose features are there, how many, last used")
+    action("verify", _store_verify, "Read everything and compare it with checksums")
+    add = action(
+        "reduce", _store_reduce,
+        "Remove what was not used for longest, other functions' results in the same "
+        "joblib.Memory included",
+    )  # fmt: skip
+    add("--bytes-limit", metavar="SIZE", help="what may stay, such as 10G or 500M")
+    add("--age-limit", metavar="AGE", help="longest time unused, such as 30d or 12h")
+    add = action("clear", _store_clear, "Remove all features")
+    add("--yes", action="store_true", help="do not ask")
 
 
 def _names(given: str) -> list[str]:
@@ -138,6 +252,34 @@ def _numbers(given: str) -> Any:
         raise argparse.ArgumentTypeError(
             f"{given!r} must be 'all' or numbers with commas, such as 0,3,6"
         ) from None
+
+
+def _layer(given: str) -> Any:
+    layers = _numbers(given)
+    return layers[0] if isinstance(layers, list) and "," not in given else layers
+
+
+def _pooling(given: str) -> Any:
+    names = _names(given)
+    return names if len(names) > 1 else names[0]
+
+
+def _combination(given: str) -> Any:
+    try:
+        return [float(part) for part in given.split(",")]
+    except ValueError:
+        return given
+
+
+def _batch_size(given: str) -> Any:
+    return int(given) if given.isdecimal() else given
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from .demo import show_demo
+
+    show_demo(options.out, options.model, options.n_per_class)
+    return 0
 
 
 def _sweep(options: argparse.Namespace) -> int:
@@ -176,6 +318,107 @@ def _sweep(options: argparse.Namespace) -> int:
     return 0
 
 
+def _encode(options: argparse.Namespace) -> int:
+    from . import BertVectorizer
+    from .export import encode_files
+
+    given = vars(options)
+    parameters = {
+        name: given[name] for name in BertVectorizer().get_params() if name in given
+    }
+    made = encode_files(
+        BertVectorizer(**parameters), options.files, options.out, text=options.text,
+        id=options.id, format=options.format, out_dtype=options.out_dtype,
+        part_rows=options.part_rows, file_rows=options.file_rows,
+        input_format=options.input_format, delimiter=options.delimiter,
+        encoding=options.encoding, overwrite=options.overwrite,
+        verbose=not options.quiet,
+    )  # fmt: skip
+    print(
+        f"{made.n_rows:,} rows of {made.n_features:,} features: {made.features}\n"
+        f"encoded now: {made.n_rows_encoded:,}, in {made.seconds:.1f} s"
+    )
+    if made.ids is not None:
+        print(f"ids, a line each: {made.ids}")
+    print(f"how they were made: {made.manifest}")
+    return 0
+
+
+def _store_info(options: argparse.Namespace) -> int:
+    from .upkeep import describe_store
+
+    info = describe_store(options.memory)
+    print(f"{info.directory}: {_size(info.n_bytes)}")
+    for space in info.spaces:
+        used = f"{space.last_used:%Y-%m-%d %H:%M}" if space.last_used else "never"
+        print(
+            f"\n{space.model} ({space.dtype}, encoder {space.encoder[:8]})\n"
+            f"  texts      {space.n_texts:,}\n"
+            f"  size       {_size(space.n_bytes)} in {space.n_shards:,} shards\n"
+            f"  last used  {used}\n"
+            f"  directory  {space.directory.name}"
+        )
+    _tell_others(info.others)
+    return 0
+
+
+def _store_verify(options: argparse.Namespace) -> int:
+    from .upkeep import check_store
+
+    check = check_store(options.memory)
+    for path, wrong in check.damaged:
+        print(f"damaged: {path}: {wrong}")
+    n_good = check.n_shards - len(check.damaged)
+    print(
+        f"{n_good:,} of {check.n_shards:,} shards are intact ({_size(check.n_bytes)})"
+    )
+    if check.damaged:
+        print(
+            "Damaged shards are never read; their texts are encoded again when they "
+            "are needed. Their directories can be removed."
+        )
+    _tell_others(check.others)
+    return 1 if check.damaged else 0
+
+
+def _store_reduce(options: argparse.Namespace) -> int:
+    from .upkeep import reduce_store
+
+    gone, left = reduce_store(
+        options.memory, bytes_limit=options.bytes_limit, age_limit=options.age_limit
+    )
+    print(f"removed {_size(gone)}, left {_size(left)}")
+    return 0
+
+
+def _store_clear(options: argparse.Namespace) -> int:
+    from .upkeep import clear_store, describe_store
+
+    info = describe_store(options.memory)
+    n_texts = sum(space.n_texts for space in info.spaces)
+    what = f"{_size(info.n_bytes)}, features of {n_texts:,} texts, in {info.directory}"
+    if not options.yes:
+        if not sys.stdin.isatty():
+            raise ValueError(f"This removes {what}. Pass --yes to do it.")
+        if input(f"Remove {what}? [y/N] ").strip().lower() not in ("y", "yes"):
+            print("nothing removed")
+            return 1
+    print(f"removed {_size(clear_store(options.memory))}")
+    return 0
+
+
+def _tell_others(others: Sequence[Path]) -> None:
+    for path in others:
+        print(f"another version's features, not read by this one: {path}")
+
+
+def _size(n_bytes: float) -> str:
+    if n_bytes < 1024:
+        return f"{n_bytes} bytes"
+    exponent = min(int(math.log2(n_bytes)) // 10, 4)
+    return f"{n_bytes / 1024**exponent:,.1f} {'KMGT'[exponent - 1]}iB"
+
+
 def _check_picture(path: Path) -> None:
     """Refuse a picture that could not be saved, before anything is encoded."""
     try:
@@ -187,147 +430,6 @@ def _check_picture(path: Path) -> None:
         raise ValueError(f"--plot {path} must end in .png, .svg or .pdf.")
     if not path.parent.is_dir():
         raise ValueError(f"--plot {path}: there is no directory {path.parent}.")
-
-
-def _demo(out: Path, model: str | None, n_per_class: int) -> int:
-    import numpy as np
-    from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_score
-    from sklearn.pipeline import Pipeline, make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    from . import BertVectorizer
-    from .checkpoint import DEFAULT_MODEL
-    from .datasets import load_docstrings
-    from .features import WORK
-    from .inspection import layer_sweep
-
-    model = model or DEFAULT_MODEL
-    memory = out / "memory"
-    started = time.perf_counter()
-    docs = load_docstrings(n_per_class)
-    texts = np.array(docs.data, dtype=object)
-    cv = StratifiedKFold(3, shuffle=True, random_state=0)
-    print(
-        f"{len(texts):,} docstring summaries of the packages installed here, such as\n"
-        f"  {texts[0]!r}\n"
-        f"Topics: {', '.join(docs.target_names)}\n"
-    )
-
-    print(f"1. What is it about? Every layer x pooling of {model}")
-    topic = layer_sweep(
-        texts, docs.target, model=model, cv=cv, memory=memory, n_jobs=2, verbose=True
-    )
-    print(topic)
-    before = time.perf_counter()
-    BertVectorizer(model, memory=memory, layer="all").fit_transform(texts)
-    warm = time.perf_counter() - before
-    size = sum(f.stat().st_size for f in memory.rglob("*") if f.is_file())
-    print(
-        f"texts encoded: {topic.n_texts_encoded:,}, in {topic.seconds_features:.1f} s; "
-        f"read again, all layers: {warm:.2f} s; classifiers: "
-        f"{topic.seconds_scoring:.1f} s\n"
-        f"stored: {size / 1e6:.1f} MB, {size / len(texts) / 1e3:.1f} kB per text\n"
-    )
-
-    print("2. Does it document a class, or a function? The same texts, the same pass")
-    is_class = docs.kind == "class"
-    form = layer_sweep(
-        texts, is_class, model=model, cv=cv, memory=memory, n_jobs=2,
-        scoring="balanced_accuracy",
-    )  # fmt: skip
-    print(f"{form}\ntexts encoded: {form.n_texts_encoded}\n")
-
-    print("3. Choosing by cross-validation: GridSearchCV over the whole pipeline")
-    n_layers = topic.layers[-1]
-    top = list(range(max(1, n_layers - 3), n_layers + 1))
-    search = GridSearchCV(
-        Pipeline(
-            [
-                ("bert", BertVectorizer(model, memory=memory)),
-                ("scale", StandardScaler()),
-                ("clf", LogisticRegression(max_iter=1000)),
-            ]
-        ),
-        {
-            "bert__layer": [*range(1, n_layers + 1), top],
-            "bert__pooling": ["cls", "mean", ["mean", "max"]],
-            "clf__C": [0.003, 0.03],
-        },
-        cv=cv,
-        n_jobs=2,
-    )
-    work, before = WORK.copy(), time.perf_counter()
-    search.fit(texts, docs.target)
-    n_fits = len(search.cv_results_["params"]) * search.n_splits_
-    print(
-        f"{n_fits} fits in {time.perf_counter() - before:.1f} s, "
-        f"texts encoded: {WORK.since(work).n_texts}\n"
-        f"best: {search.best_params_}\n"
-    )
-
-    print("4. Side by side, on the same splits (accuracy of question 1)")
-    rows: list[tuple[str, Any]] = [
-        (
-            "TF-IDF + LogisticRegression(C=10)",
-            make_pipeline(TfidfVectorizer(), LogisticRegression(C=10, max_iter=1000)),
-        ),
-        ("default BertVectorizer", _pipeline(BertVectorizer(model, memory=memory))),
-        (
-            f"last four layers, concatenated ({top[0]}-{top[-1]})",
-            _pipeline(BertVectorizer(model, memory=memory, layer=top)),
-        ),
-        (
-            "learned layer weights (scalar_mix)",
-            _pipeline(
-                BertVectorizer(
-                    model, memory=memory, layer="all", layer_combination="scalar_mix"
-                )
-            ),
-        ),
-        ("the search's choice (optimistic)", search.best_estimator_),
-    ]
-    for label, estimator in rows:
-        scores = cross_val_score(estimator, texts, docs.target, cv=cv, n_jobs=2)
-        print(f"  {label:42s} {scores.mean():.3f} ±{scores.std():.3f}")
-    print(f"texts encoded meanwhile: {WORK.since(work).n_texts}\n")
-
-    _draw({"What is it about?": topic, "Class or function?": form}, out)
-    print(
-        f"total: {time.perf_counter() - started:.0f} s. Run it again: nothing is "
-        "encoded twice.\n"
-        "Next, on your own file: sklearn-bert sweep FILE --text COLUMN --label COLUMN"
-    )
-    return 0
-
-
-def _pipeline(vectorizer: Any) -> Any:
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    head = LogisticRegression(C=0.01, max_iter=1000)
-    return make_pipeline(vectorizer, StandardScaler(), head)
-
-
-def _draw(sweeps: dict[str, Any], out: Path) -> None:
-    """Save the sweeps side by side, or say what is missing."""
-    from .inspection import LayerSweepDisplay
-
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        print('no picture: pip install "sklearn-bert[plot]"')
-        return
-    figure = Figure(figsize=(11, 4.2), layout="constrained")
-    axes = figure.subplots(1, len(sweeps))
-    for ax, (title, sweep) in zip(axes, sweeps.items(), strict=True):
-        LayerSweepDisplay(sweep).plot(ax=ax)
-        ax.set_title(title)
-    out.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out / "layer_sweep.png", dpi=150)
-    print(f"picture: {out / 'layer_sweep.png'}")
 
 
 if __name__ == "__main__":

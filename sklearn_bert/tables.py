@@ -22,10 +22,12 @@ import json
 import os
 import random
 import re
+import shutil
 import sys
+import tempfile
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -61,6 +63,7 @@ def iter_batches(
     delimiter: str | None = None,
     encoding: str = "utf-8",
     batch_rows: int = 1000,
+    report: Callable[[int], None] | None = None,
 ) -> Iterator[Batch]:
     r"""Yield the columns of a file in batches of rows, in the order of the file.
 
@@ -85,6 +88,9 @@ def iter_batches(
         Of text formats. A byte-order mark is skipped.
     batch_rows : int, default=1000
         Rows per batch; the last one may have fewer.
+    report : callable, default=None
+        Called before each batch with the number of bytes of the file read so far, as it
+        lies on disk, for a progress bar. Not called for standard input.
 
     Yields
     ------
@@ -118,16 +124,25 @@ def iter_batches(
         raise ValueError(f"format={format!r} must be one of {FORMATS}.")
     if batch_rows < 1:
         raise ValueError(f"batch_rows={batch_rows} must be at least 1.")
-    if format is None and source != "-":
-        format = _format_of(name)
+    if source != "-":
+        _check_is_file(Path(source), name)
+        format = format or _format_of(name)
     try:
-        with _opened(source, name) as stream:
+        with _opened(source, name) as (stream, file):
             begin = _peek(stream, name)
             if format is None:
                 format = "jsonl" if begin.lstrip()[:1] == b"{" else "csv"
             _check_magic(name, begin, format, encoding)
             if format == "parquet":
-                yield from _parquet_batches(stream, name, columns, batch_rows)
+                n_bytes = os.fstat(file.fileno()).st_size if file else 0
+                n_read = 0
+                for batch, n_rows in _parquet_batches(
+                    stream, name, columns, batch_rows
+                ):
+                    n_read += len(next(iter(batch.values()), ()))
+                    if report is not None and file is not None:
+                        report(n_bytes * n_read // max(1, n_rows))
+                    yield batch
                 return
             lines = _lines(stream, name, encoding)
             rows: Iterator[Batch]
@@ -138,7 +153,10 @@ def iter_batches(
             else:
                 delimiter = delimiter or ("," if format == "csv" else "\t")
                 rows = _csv_batches(lines, name, columns, batch_rows, delimiter)
-            yield from rows
+            for batch in rows:
+                if report is not None and file is not None:
+                    report(file.tell())
+                yield batch
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise ValueError(
             f"{name} is not whole gzip data ({error}); the file may be cut or wrongly "
@@ -283,21 +301,29 @@ def _check_labels(name: str, label: str, labels: list[Any], fewest: int) -> None
 
 
 @contextlib.contextmanager
-def _opened(source: str | os.PathLike[str], name: str) -> Iterator[BinaryIO]:
-    """Open a file, or standard input, and decompress it if it says so."""
+def _opened(
+    source: str | os.PathLike[str], name: str
+) -> Iterator[tuple[BinaryIO, BinaryIO | None]]:
+    """Open a file, or standard input, and decompress it if it says so.
+
+    Yields what is to be read, and the file as it lies on disk, if it is one.
+    """
     if source == "-":
-        yield _peekable(sys.stdin.buffer)
+        yield _peekable(sys.stdin.buffer), None
         return
     path = Path(source)
-    if path.is_dir():
-        raise IsADirectoryError(f"{name} is a directory; name a file in it.")
-    if not path.is_file() and not path.exists():
-        raise FileNotFoundError(f"{name} does not exist.")
     with path.open("rb") as file:
         if path.suffix.lower() == ".gz":
-            yield _peekable(gzip.GzipFile(fileobj=file))
+            yield _peekable(gzip.GzipFile(fileobj=file)), file
         else:
-            yield file
+            yield file, file
+
+
+def _check_is_file(path: Path, name: str) -> None:
+    if path.is_dir():
+        raise IsADirectoryError(f"{name} is a directory; name a file in it.")
+    if not path.exists():
+        raise FileNotFoundError(f"{name} does not exist.")
 
 
 def _peekable(stream: Any) -> Any:
@@ -483,7 +509,8 @@ def _text_batches(
 
 def _parquet_batches(
     stream: BinaryIO, name: str, columns: Sequence[str] | None, batch_rows: int
-) -> Iterator[Batch]:
+) -> Iterator[tuple[Batch, int]]:
+    """Yield batches, each with the number of rows in the whole file."""
     try:
         import pyarrow
         from pyarrow import parquet
@@ -491,13 +518,16 @@ def _parquet_batches(
         raise ImportError(
             f'{name} is Parquet; pip install "sklearn-bert[parquet]" to read it.'
         ) from error
-    if not stream.seekable():
-        stream = io.BytesIO(stream.read())
     try:
-        file = parquet.ParquetFile(stream)
-        columns = _chosen(name, file.schema_arrow.names, columns)
-        for batch in file.iter_batches(batch_rows, columns=list(columns)):
-            yield {column: batch.column(column).to_pylist() for column in columns}
+        with tempfile.TemporaryFile() as copy:
+            if not stream.seekable() or isinstance(stream, gzip.GzipFile):
+                shutil.copyfileobj(stream, copy)  # its end is read first
+                stream = copy
+            file = parquet.ParquetFile(stream)
+            columns = _chosen(name, file.schema_arrow.names, columns)
+            for batch in file.iter_batches(batch_rows, columns=list(columns)):
+                values = {name: batch.column(name).to_pylist() for name in columns}
+                yield values, file.metadata.num_rows
     except (pyarrow.ArrowException, OSError) as error:
         raise ValueError(f"{name} cannot be read as Parquet: {error}") from error
 

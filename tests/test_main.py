@@ -2,13 +2,16 @@
 
 import csv
 import io
+import re
 import subprocess
 import sys
+import time
 
+import numpy as np
 import pytest
 
-from sklearn_bert import __version__
-from sklearn_bert.__main__ import main
+from sklearn_bert import BertVectorizer, __version__
+from sklearn_bert.__main__ import _size, main
 
 WORDS = ["red", "green", "blue", "pink", "one", "two", "three", "four"]
 
@@ -146,6 +149,160 @@ def test_a_picture_without_matplotlib_names_the_extra(labelled, capsys, monkeypa
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     assert main(["sweep", "notes.csv", "--plot", "a.png"]) == 2
     assert 'pip install "sklearn-bert[plot]"' in capsys.readouterr().err
+
+
+# Encode
+
+
+def test_encode_writes_what_the_vectorizer_gives(tiny, labelled, capsys):
+    given = ["--text", "note", "--id", "is_number", "--model", tiny, "--out", "a.npy"]
+    given += ["--layer", "1,2", "--pooling", "mean,max", "--normalize"]
+    given += ["--layer-combination", "0.3,0.7", "--no-special-tokens", "--prompt", "a "]
+    given += ["--max-length", "5", "--overflow", "chunk", "--stride", "1"]
+    given += ["--batch-size", "7", "--dtype", "float32", "--device", "cpu"]
+    assert main(["encode", "notes.csv", *given, "--quiet"]) == 0
+    shown = capsys.readouterr()
+    assert shown.out.startswith("64 rows of 64 features: a.npy\nencoded now: 64, in ")
+    assert "ids, a line each: a.npy.ids.jsonl" in shown.out
+    assert shown.err == ""
+    vectorizer = BertVectorizer(
+        tiny, layer=[1, 2], pooling=["mean", "max"], normalize=True,
+        layer_combination=[0.3, 0.7], special_tokens=False, prompt="a ",
+        max_length=5, overflow="chunk", stride=1,
+    )  # fmt: skip
+    texts = [f"{a} {b}" for a in WORDS for b in WORDS]
+    expected = vectorizer.fit_transform(texts)
+    np.testing.assert_allclose(np.load("a.npy"), expected, atol=2e-6)
+
+
+def test_encode_takes_several_files_and_goes_on(tiny, labelled, capsys, work):
+    lines = (labelled / "notes.csv").read_text().splitlines(keepends=True)
+    (labelled / "1.csv").write_text("".join(lines[:31]))
+    (labelled / "2.csv").write_text("".join([lines[0], *lines[31:]]))
+    given = ["encode", "1.csv", "2.csv", "--text", "note", "--model", tiny, "--quiet"]
+    given += ["--out", "all", "--format", "parquet", "--file-rows", "40"]
+    given += ["--part-rows", "20", "--memory", "kept", "--store-layers", "requested"]
+    assert main([*given, "--layer=-1"]) == 0
+    assert main([*given, "--layer=-1"]) == 0
+    assert "encoded now: 0, in" in capsys.readouterr().out
+    assert main([*given, "--layer", "all"]) == 2
+    message = "layer was [2], is now [0, 1, 2]. Name another out, or pass"
+    assert message in capsys.readouterr().err
+    assert main([*given, "--layer", "all", "--overwrite"]) == 0
+    assert work().n_texts == 128
+
+
+def test_a_killed_encode_goes_on_to_the_same_bytes(tiny, labelled):
+    lines = [f"text number {i}\n" for i in range(1200)]
+    (labelled / "many.txt").write_text("".join(lines))
+    run = [sys.executable, "-m", "sklearn_bert", "encode", "many.txt", "--model", tiny]
+    run += ["--part-rows", "100", "--quiet", "--out"]
+    process = subprocess.Popen([*run, "killed.npy"])
+    journal = labelled / "killed.npy.partial" / "journal.jsonl"
+    while process.poll() is None and not (journal.exists() and journal.stat().st_size):
+        time.sleep(0.01)
+    process.kill()
+    assert process.wait() != 0
+    assert not (labelled / "killed.npy").exists()
+    done = subprocess.run([*run, "killed.npy"], capture_output=True, text=True)
+    encoded = re.search(r"1,200 rows .*\nencoded now: ([\d,]+), in", done.stdout)[1]
+    assert 0 < int(encoded.replace(",", "")) < 1200
+    subprocess.run([*run, "whole.npy"], check=True, capture_output=True)
+    for name in ("npy", "npy.manifest.json"):
+        whole = (labelled / f"whole.{name}").read_bytes()
+        assert (labelled / f"killed.{name}").read_bytes() == whole
+
+
+def test_an_interrupted_encode_says_how_to_go_on(tiny, labelled, capsys, monkeypatch):
+    transform, n_calls = BertVectorizer.transform, [0]
+
+    def interrupted(self, X):
+        n_calls[0] += 1
+        if n_calls[0] == 3:
+            raise KeyboardInterrupt
+        return transform(self, X)
+
+    monkeypatch.setattr(BertVectorizer, "transform", interrupted)
+    given = ["--text", "note", "--model", tiny, "--out", "a", "--part-rows", "10"]
+    assert main(["encode", "notes.csv", *given, "--quiet"]) == 130
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == "sklearn-bert: interrupted"
+    assert second.startswith("sklearn-bert: 20 rows are finished and kept in a.partial")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--text", "review"], "has no column 'review'; it has 'note', 'is_number'"),
+        (["--out", "a.csv"], "ends in .csv, which is not written"),
+        (["--layer", "7"], "layer=7 is out of range"),
+        (["--out-dtype", "int8"], "out_dtype must be one of"),
+        (["--missing", "skip"], "missing must be one of 'raise', 'empty'"),
+        (["--batch-size", "few"], "batch_size must be one of 'auto', got 'few'"),
+        (["--layer-combination", "scalar_mix"], "fit it on labelled texts first"),
+    ],
+)
+def test_a_mistake_in_encode_is_one_line(tiny, labelled, capsys, work, given, message):
+    first = ["encode", "notes.csv", "--text", "note", "--model", tiny, "--out", "a"]
+    assert main([*first, *given]) == 2
+    shown = capsys.readouterr()
+    assert message in shown.err
+    assert (shown.out, shown.err.count("\n")) == ("", 1)
+    assert work().n_passes == 0
+
+
+# Store
+
+
+@pytest.fixture
+def kept(tiny, labelled):
+    BertVectorizer(tiny, memory="kept").fit_transform(WORDS)
+    return labelled / "kept"
+
+
+def test_store_info_and_verify(tiny, kept, capsys):
+    assert main(["store", "info", "kept"]) == 0
+    shown = capsys.readouterr().out
+    assert f"{tiny} (float32, encoder " in shown
+    assert "texts      8\n" in shown
+    assert "in 1 shards\n" in shown
+    assert main(["store", "verify", "kept"]) == 0
+    assert capsys.readouterr().out.startswith("1 of 1 shards are intact (")
+    (kept / "joblib" / "sklearn_bert-features" / "v0-old").mkdir()
+    file = next(kept.rglob("mean.npy"))
+    file.write_bytes(file.read_bytes()[:-4])
+    assert main(["store", "verify", "kept"]) == 1
+    shown = capsys.readouterr().out
+    assert f"damaged: {file.parent}: mean.npy is not what header.json says" in shown
+    assert "0 of 1 shards are intact" in shown
+    assert "another version's features, not read by this one: " in shown
+
+
+def test_store_reduce_and_clear(kept, capsys, monkeypatch):
+    assert main(["store", "reduce", "kept", "--bytes-limit", "1T"]) == 0
+    assert capsys.readouterr().out.startswith("removed 0 bytes, left 1")
+    assert main(["store", "reduce", "kept", "--bytes-limit", "much"]) == 2
+    assert "bytes_limit='much' must be a number" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+    assert main(["store", "clear", "kept"]) == 2
+    message = capsys.readouterr().err
+    assert "features of 8 texts" in message
+    assert "Pass --yes to do it" in message
+    for answer, status, said in (("n", 1, "nothing removed"), ("y", 0, "removed 1")):
+        monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
+        monkeypatch.setattr("builtins.input", lambda _, answer=answer: answer)
+        assert main(["store", "clear", "kept"]) == status
+        assert capsys.readouterr().out.startswith(said)
+    assert main(["store", "clear", "kept", "--yes"]) == 2
+    assert "kept is no store of features" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("n_bytes", "said"), [(0, "0 bytes"), (1023, "1023 bytes"), (1536, "1.5 KiB"),
+                          (10 * 2**30, "10.0 GiB"), (2**51, "2,048.0 TiB")]
+)  # fmt: skip
+def test_sizes_are_said_in_units(n_bytes, said):
+    assert _size(n_bytes) == said
 
 
 # Demo, and what all share

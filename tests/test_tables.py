@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import os
 import re
 import sys
 
@@ -117,6 +118,16 @@ def test_a_batch_at_a_time_is_in_memory(write):
     assert sum(len(batch["text"]) for batch in batches) == 49_990
 
 
+@pytest.mark.parametrize("name", ["a.csv", "a.csv.gz", "a.jsonl", "a.parquet"])
+def test_what_was_read_of_a_file_is_reported_in_its_bytes(write, name):
+    path, told = write(name, FILES[name]()), []
+    for _ in iter_batches(path, ["text"], batch_rows=2, report=told.append):
+        assert told
+    assert told == sorted(told)
+    assert len(told) == 3
+    assert told[-1] == os.path.getsize(path)
+
+
 def test_a_text_of_a_megabyte_is_a_field(write):
     import csv
 
@@ -180,7 +191,7 @@ def test_a_file_that_is_not_there_or_a_directory(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"none.csv does not exist"):
         read_labelled(tmp_path / "none.csv")
     with pytest.raises(IsADirectoryError, match="is a directory; name a file in it"):
-        read_labelled(tmp_path, format="csv")
+        read_labelled(tmp_path)
 
 
 @pytest.mark.parametrize("cut", [5, 30])
