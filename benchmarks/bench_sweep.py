@@ -16,8 +16,15 @@ difference of the best cell to the default one carries the 95 % interval of the
 corrected resampled t-test, which two degrees of freedom make wide. Without the data,
 only the cost is measured.
 
-Command: ``python benchmarks/bench_sweep.py [--parts cost tasks] [--data DIR]
-[--texts N] [--rounds N] [--keep | --out FILE] [--short]``
+Protocol, words. The same of words: `--sentences` of the training sentences of UD
+English EWT, drawn at random; universal and language-specific parts of speech, and the
+relation of a word to its head. `layer_sweep` on texts that are split, three folds over
+sentences, ``untrained=True``; beside the layers stands what the most frequent tag of
+each word gives. Selectivity, by `probe_layers`, is accuracy minus that on control
+labels drawn per word type.
+
+Command: ``python benchmarks/bench_sweep.py [--parts cost tasks words] [--data DIR]
+[--texts N] [--sentences N] [--rounds N] [--keep | --out FILE] [--short]``
 """
 
 from __future__ import annotations
@@ -25,10 +32,12 @@ from __future__ import annotations
 import argparse
 import csv
 import gzip
+import json
 import os
 import statistics
 import tempfile
 import warnings
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import common
@@ -44,6 +53,13 @@ TASKS = {
     "number of the subject": "probing_ud_ewt/subj_number.csv.gz",
     "number of the object": "probing_ud_ewt/obj_number.csv.gz",
 }
+WORDS_FILE = "ud_ewt/ud_ewt.jsonl.gz"
+WORD_TASKS = {
+    "parts of speech": "upos",
+    "fine parts of speech": "xpos",
+    "relation to the head": "deprel",
+}
+SELECTIVE = "parts of speech"  # of which selectivity is measured too
 N_TEXTS = 1200  # of a task
 PASS = "the pass alone"
 COST = "sweep beside pass"
@@ -128,15 +144,107 @@ def find(texts: list[str], labels: list[str], memory: str) -> dict:
     }
 
 
+def read_words(path: Path, n_texts: int) -> tuple[list, dict[str, list]]:
+    """Return the words of some sentences, and their tags by task."""
+    with gzip.open(path, "rt", encoding="utf-8") as stream:
+        rows = [row for row in map(json.loads, stream) if row["split"] == "train"]
+    order = np.random.default_rng(0).permutation(len(rows))[:n_texts]
+    rows = [rows[i] for i in order]
+    tags = {task: [row[name] for row in rows] for task, name in WORD_TASKS.items()}
+    return [row["tokens"] for row in rows], tags
+
+
+def find_of_words(words: list, tags: list, memory: str, *, is_selective: bool) -> dict:
+    from sklearn.model_selection import KFold
+
+    from sklearn_bert.inspection import layer_sweep, probe_layers
+
+    given = {"cv": 3, "memory": memory, "store_layers": "all"}
+    sweep = layer_sweep(words, tags, untrained=True, **given)
+    better = sweep.compare()
+    of_words = [
+        _most_frequent(words, tags, *fold) for fold in KFold(given["cv"]).split(words)
+    ]
+    facts = {
+        "n_texts": sweep.n_texts,
+        "n_words": sweep.n_words,
+        "n_classes": len({tag for row in tags for tag in row}),
+        "most_frequent_of_word": round(float(np.mean(of_words)), 4),
+        "means": sweep.means[0].round(4).tolist(),
+        "spreads": sweep.spreads[0].round(4).tolist(),
+        "untrained": sweep.untrained_means[0].round(4).tolist(),
+        "best": sweep.best["layer"],
+        "difference": round(better.difference, 4),
+        "interval": [round(end, 4) for end in better.interval],
+        "seconds_scoring": round(sweep.seconds_scoring, 2),
+    }
+    if is_selective:
+        probes = probe_layers(words, tags, metrics="selectivity", **given)
+        each = probes.selectivities
+        facts["selectivity"] = [round(s.selectivity, 4) for s in each]
+        facts["control"] = [round(s.control_accuracy, 4) for s in each]
+    return facts
+
+
+def _most_frequent(words: list, tags: list, train, test) -> float:
+    """Return the share of words that their most frequent tag in training is right of.
+
+    Words that training has not seen get the most frequent tag of all.
+    """
+    counts: dict[str, Counter] = defaultdict(Counter)
+    for i in train:
+        for word, tag in zip(words[i], tags[i], strict=True):
+            counts[word.lower()][tag] += 1
+    total: Counter = Counter()
+    for seen in counts.values():
+        total += seen
+    other = total.most_common(1)[0][0]
+    best = {word: seen.most_common(1)[0][0] for word, seen in counts.items()}
+    pairs = [pair for i in test for pair in zip(words[i], tags[i], strict=True)]
+    return float(np.mean([best.get(w.lower(), other) == tag for w, tag in pairs]))
+
+
 def report(results: dict) -> str:
     """Return the tables of results, in Markdown."""
     cases = dict(results["cases"])
     parts = []
     if COST in cases:
         parts.append(_cost_table(cases.pop(COST)))
+    of_words = {name: cases.pop(name) for name in WORD_TASKS if name in cases}
     if cases:
         parts += [_best_table(cases), _layer_table(cases)]
+    if of_words:
+        parts += _word_tables(of_words)
     return "\n\n".join(parts)
+
+
+def _word_tables(cases: dict) -> list[str]:
+    first = next(iter(cases.values()))
+    rows = []
+    for task, facts in cases.items():
+        low, high = facts["interval"]
+        ends = (
+            f"{facts['most_frequent_of_word']:.3f}",
+            f"{facts['difference']:+.3f} ({low:+.3f} to {high:+.3f})",
+        )
+        name = f"{task} ({facts['n_classes']} classes)"
+        rows.append((name, *_marked(facts["means"]), *ends))
+        rows.append(("... untrained", *_marked(facts["untrained"]), "", ""))
+        if "selectivity" in facts:
+            cells = [f"{value:+.3f}" for value in facts["selectivity"]]
+            rows.append(("... selectivity", *cells, "", ""))
+    layers = [f"layer {i}" for i in range(len(first["means"]))]
+    header = ("words", *layers, "most frequent tag of the word", "best minus last")
+    title = (
+        f"**Words**: {first['n_words']:,} words of {first['n_texts']:,} sentences, "
+        "three folds over sentences."
+    )
+    return [title, common.table(header, rows)]
+
+
+def _marked(values: list[float]) -> list[str]:
+    """Write accuracies, the highest in bold."""
+    return [f"**{v:.3f}**" if v == max(values) else f"{v:.3f}" for v in values]
 
 
 def _cost_table(facts: dict) -> str:
@@ -186,10 +294,7 @@ def _layer_table(cases: dict) -> str:
     rows = []
     for task, facts in cases.items():
         trained, untrained = facts["means"][mean], facts["untrained"][mean]
-        cells = [
-            f"**{value:.3f}**" if value == max(trained) else f"{value:.3f}"
-            for value in trained
-        ]
+        cells = _marked(trained)
         cells.append(f"{max(untrained):.3f} ({int(np.argmax(untrained))})")
         rows.append((task, *cells, f"{facts['most_frequent']:.3f}"))
     layers = [f"layer {i}" for i in range(len(first["means"][mean]))]
@@ -199,11 +304,12 @@ def _layer_table(cases: dict) -> str:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     data = os.environ.get("SKLEARN_BERT_DATA", "no-such-directory")
-    parts = ["cost", "tasks"]
+    parts = ["cost", "tasks", "words"]
     parser.add_argument("--parts", nargs="+", choices=parts, default=parts)
     parser.add_argument("--data", type=Path, default=Path(data))
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--texts", type=int, default=1000, help="of the cost")
+    parser.add_argument("--sentences", type=int, default=1000, help="of the words")
     parser.add_argument("--rounds", type=int, default=7)
 
 
@@ -211,7 +317,9 @@ def main() -> None:
     if common.is_worker():
         common.serve(prepare)
         return
-    short = {"texts": 200, "rounds": 3, "tasks": ["polarity", "tense"]}
+    short = {
+        "texts": 200, "rounds": 3, "tasks": ["polarity", "tense"], "sentences": 60,
+    }  # fmt: skip
     options = common.parse(__doc__, add_options, short)
     warnings.simplefilter("ignore")  # truncation
     keeper = common.Keeper("sweep", options)
@@ -222,6 +330,14 @@ def main() -> None:
             path = options.data / TASKS[task]
             if path.is_file():
                 keeper.add(task, find(*read(path), memory))
+                common.say(f"{task}: done")
+        path = options.data / WORDS_FILE
+        if "words" in options.parts and path.is_file():
+            words, tags_of = read_words(path, options.sentences)
+            for task, tags in tags_of.items():
+                is_selective = task == SELECTIVE
+                facts = find_of_words(words, tags, memory, is_selective=is_selective)
+                keeper.add(task, facts)
                 common.say(f"{task}: done")
     print(report(keeper.results))
 

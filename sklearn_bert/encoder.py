@@ -4,7 +4,8 @@ An `Encoder` joins a checkpoint's tokenizer and network. It cuts and windows tex
 sorts them by length into batches under a budget of tokens, has the network run no
 further than the highest layer needed, and pools each layer as it passes, so that no
 more than one layer of token states is alive; or it keeps the states themselves, each
-token's from the window that shows most of its surroundings. On a GPU the budget comes
+token's from the window that shows most of its surroundings. The vectors of the windows
+of one text are joined, or kept as they are. On a GPU the budget comes
 from the free memory, results travel while the next batch runs, and a batch that does
 not fit is halved.
 
@@ -32,7 +33,16 @@ from torch import Tensor
 
 from .checkpoint import Checkpoint, find_checkpoint
 from .network import Batch, Execution, Network
-from .pooling import Members, aggregate, has_rows, pool, row_type, split_column
+from .pooling import (
+    Members,
+    aggregate,
+    has_rows,
+    is_of_chunks,
+    of_one_chunk,
+    pool,
+    row_type,
+    split_column,
+)
 from .ragged import expand, starts_of
 from .tokenizer import PROBES, Ids, Tokenizer
 
@@ -166,7 +176,7 @@ class Encoder:
         Encoded
             In the order of `texts`.
         """
-        self._check_lengths(plan)
+        self.tokenizer.check_lengths(plan.max_length, plan.stride)
         columns = self._servable(plan)
         contents, edges = self._tokenize(texts)
         n_special = self.tokenizer.n_special
@@ -182,6 +192,9 @@ class Encoder:
             is_first, self.tokenizer.n_excluded(plan.excluded_prompt), 0
         )
 
+        # The vectors of windows are what is pooled before windows are joined.
+        asked = columns
+        columns = _before_windows_are_joined(asked)
         kept = {}
         for column in columns:
             if has_rows(column):
@@ -199,8 +212,14 @@ class Encoder:
         n_passes = self._run_all(
             pieces, columns, n_skipped, kept, plan.batch_size, pooled
         )
-        self._join_windows(pooled, pieces, is_first, n_skipped)
         n_rows_of = None
+        answer = {}
+        for column, layers in asked.items():
+            if is_of_chunks(column):
+                name = of_one_chunk(column)
+                answer[column] = _some_layers(pooled[name], columns[name], layers)
+                n_rows_of = np.bincount(owners, minlength=len(texts)).astype(np.intp)
+        self._join_windows(pooled, pieces, is_first, n_skipped)
         for column, span in kept.items():
             n_rows_of = np.add.reduceat(_counts(span), np.flatnonzero(is_first)).astype(
                 np.intp
@@ -209,10 +228,13 @@ class Encoder:
                 n_rows_of = np.array([len(e) - 1 for e in edges], dtype=np.intp)
                 pooled[column] = _by_word(column, pooled[column], edges)
             pooled[column] = _rounded(column, pooled[column])
+        for column, layers in asked.items():
+            if column not in answer:
+                answer[column] = _some_layers(pooled[column], columns[column], layers)
         n_tokens = np.array([len(c) + n_special for c in contents], dtype=np.int32)
         return Encoded(
-            layers=columns,
-            columns=pooled,
+            layers=asked,
+            columns=answer,
             n_rows=n_rows_of,
             n_tokens=n_tokens,
             n_tokens_run=sum(map(len, pieces)) + len(pieces) * n_special,
@@ -231,27 +253,11 @@ class Encoder:
         contents = self.tokenizer.content_ids([str(text) for text in texts])
         return contents, [np.arange(len(content) + 1) for content in contents]
 
-    def _check_lengths(self, plan: Plan) -> None:
-        if plan.max_length is None:
-            return
-        n_special = self.tokenizer.n_special
-        room = plan.max_length - n_special
-        if room < 1:
-            raise ValueError(
-                f"max_length={plan.max_length} leaves no room for text: this encoder "
-                f"adds {n_special} special tokens; pass at least {n_special + 1}."
-            )
-        if plan.stride is not None and plan.stride >= room:
-            raise ValueError(
-                f"stride={plan.stride} must be smaller than max_length less the "
-                f"special tokens ({room}), else windows do not advance."
-            )
-
     def _servable(self, plan: Plan) -> dict[str, tuple[int, ...]]:
         """Return the columns to compute, refusing those that must but cannot be."""
         columns = {}
         for column, layers in plan.columns.items():
-            name, _ = split_column(column)
+            name, _ = split_column(of_one_chunk(column))
             reason = ""
             if name == "cls" and not len(self.tokenizer.prefix):
                 reason = "its tokenizer begins texts with no special token"
@@ -492,6 +498,24 @@ class Encoder:
                 name, _ = split_column(column)
                 result[:, i] = aggregate(name, values[:, window], counts[window])
             pooled[column] = result
+
+
+def _before_windows_are_joined(
+    columns: Mapping[str, tuple[int, ...]],
+) -> dict[str, tuple[int, ...]]:
+    """Return what is pooled of each window: one column for rows and their join."""
+    pooled: dict[str, tuple[int, ...]] = {}
+    for column, layers in columns.items():
+        name = of_one_chunk(column)
+        pooled[name] = tuple(dict.fromkeys((*pooled.get(name, ()), *layers)))
+    return pooled
+
+
+def _some_layers(
+    values: NDArray[Any], has: tuple[int, ...], layers: tuple[int, ...]
+) -> NDArray[Any]:
+    """Return some layers of a column; where they are all, it is not copied."""
+    return values if has == layers else values[[has.index(layer) for layer in layers]]
 
 
 def _counts(span: Span) -> NDArray[np.int64]:

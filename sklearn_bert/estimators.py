@@ -26,8 +26,9 @@ from ._validation import (
     is_integer,
 )
 from .checkpoint import Checkpoint, find_checkpoint
-from .features import Engine, Request, execution
+from .features import Engine, execution
 from .layers import ScalarMix, check_combination, check_layer, resolve_layers
+from .request import Request
 from .store import store_location
 
 if TYPE_CHECKING:
@@ -184,7 +185,7 @@ class EncoderEstimator(ModelEstimator):
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "_fitted_params")
 
-    def _unchanged_request(self) -> Request:
+    def _unchanged_request(self, **options: Any) -> Request:
         """Return the request of fit, refusing one that would mean other numbers."""
         self._refuse_changes()
         checkpoint = self._checkpoint()
@@ -197,7 +198,7 @@ class EncoderEstimator(ModelEstimator):
                 f"{checkpoint.fingerprint[:8]}, was {self.fingerprint_[:8]}); features "
                 "would not match what later steps were fitted on. Fit again."
             )
-        return self._request(checkpoint)
+        return self._request(checkpoint, **options)
 
     def _request(self, checkpoint: Checkpoint) -> Request:
         raise NotImplementedError

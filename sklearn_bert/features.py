@@ -2,24 +2,20 @@
 
 `iter_features` collapses duplicates, reads what the store has, has the encoder compute
 the rest window by window, keeps it, and hands out blocks with the rows they belong to,
-so that a caller writes its own output in place and memory stays bounded. The key of a
-stored row is decided here and nowhere else: the *space* (encoder files, precision and
-the like), the text, and how the text was cut.
+so that a caller writes its own output in place and memory stays bounded. What is asked
+for, and under which key it is kept, is the business of `request`.
 
-A text is a str, or a tuple of its words. What is asked for is one vector per text and
-pooling, or any number of rows per text (`pooling.ROWS`); then a block is `Ragged`.
+A text has one vector per pooling, or any number of rows; then a block is `Ragged`.
 
 Torch is not imported unless a text has to be encoded.
 
-Level 5 of the module map: imports `checkpoint`, `pooling`, `ragged`, `store` and, for a
+Level 5 of the module map: imports `pooling`, `ragged`, `request`, `store` and, for a
 text that has to be encoded or taken apart, `encoder` and `tokenizer`.
 """
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import json
 import logging
 import os
 import threading
@@ -35,27 +31,20 @@ import joblib
 import numpy as np
 from numpy.typing import NDArray
 
-from .checkpoint import Checkpoint
-from .pooling import (
-    CHEAP_POOLINGS,
-    column_name,
-    has_rows,
-    row_type,
-    split_column,
-)
-from .ragged import Ragged, starts_of
-from .store import FORMAT, FeatureStore, Hits, Keys
+from .pooling import has_rows, is_of_chunks
+from .ragged import Ragged, expand, starts_of
+from .request import Columns, Request, Text, keys_of, of_whole_texts
+from .store import FeatureStore, Hits, Keys
 
 if TYPE_CHECKING:
     from .encoder import Encoded, Encoder, Plan
     from .network import Execution
 
 __all__ = [
-    "WORK", "Engine", "Request", "Work", "execution", "features", "iter_features",
-    "tokens_of",
+    "WORK", "CutWarning", "Engine", "Work", "chunks_of", "execution", "iter_features",
+    "n_chunks_of", "tokens_of",
 ]  # fmt: skip
 
-_NUMBERS = 1  # raise it when a change of ours moves the numbers beyond float noise
 _WINDOW_TEXTS = 512  # texts per claim and shard: one to two seconds of work on a CPU
 _WINDOW_BYTES = 64 * 2**20
 _GPU_WINDOWS = 16  # times as much per window: a GPU takes all of it in a few batches
@@ -69,85 +58,7 @@ logger = logging.getLogger(__name__)
 
 Indices = NDArray[np.intp]
 FloatArray = NDArray[np.float32]
-Text = str | tuple[str, ...]
 Block = FloatArray | Ragged
-
-
-@dataclass(frozen=True)
-class Request:
-    """What decides the numbers.
-
-    Attributes
-    ----------
-    checkpoint : Checkpoint
-    poolings : tuple of str
-        Or one name of `pooling.ROWS`, alone.
-    layers : tuple of int
-        Between 0 and n_layers.
-    special_tokens : bool
-    max_length : int or None
-        In tokens, special ones included.
-    overflow : {"truncate", "chunk", "raise"}
-    stride : int
-        Tokens that consecutive windows share, for overflow="chunk".
-    prompt : str
-    include_prompt : bool
-    dtype : str
-    """
-
-    checkpoint: Checkpoint
-    poolings: tuple[str, ...]
-    layers: tuple[int, ...]
-    special_tokens: bool
-    max_length: int | None
-    overflow: str
-    stride: int
-    prompt: str
-    include_prompt: bool
-    dtype: str
-
-    @property
-    def wanted(self) -> dict[str, tuple[int, ...]]:
-        """The layers wanted per column."""
-        return {
-            column_name(pooling, self.special_tokens): self.layers
-            for pooling in self.poolings
-        }
-
-    @property
-    def has_rows(self) -> bool:
-        """Whether a text has any number of rows, instead of one vector per pooling."""
-        return has_rows(self.poolings[0])
-
-    @property
-    def space(self) -> str:
-        """Name everything that changes the numbers but the text and the column."""
-        facts = {
-            "numbers": _NUMBERS,
-            "encoder": self.checkpoint.fingerprint,
-            "dtype": self.dtype,
-            "lower_case": self.checkpoint.declared.lower_case,
-            "excluded_prompt": "" if self.include_prompt else self.prompt,
-        }
-        digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-        return f"v{FORMAT}-{digest[:32]}"
-
-    def empty_block(self, n_rows: int) -> FloatArray:
-        """Return room for features, (n_rows, n_poolings, n_layers, width)."""
-        shape = (n_rows, len(self.poolings), len(self.layers), self.checkpoint.width)
-        return np.empty(shape, dtype=np.float32)
-
-    def empty_rows(self, counts: NDArray[Any]) -> Ragged:
-        """Return room for rows, the values (n_rows, n_layers, width)."""
-        shape = (int(counts.sum()), len(self.layers), self.checkpoint.width)
-        values = np.empty(shape, dtype=row_type(self.poolings[0]))
-        return Ragged.end_to_end(values, counts)
-
-    def cut(self) -> str:
-        """Name how a text that is too long is cut."""
-        if self.overflow == "chunk":
-            return f"chunk {self.max_length} {self.stride}"
-        return f"truncate {self.max_length}"
 
 
 @dataclass(frozen=True)
@@ -188,13 +99,12 @@ class Work:
 WORK = Work()
 
 
-def features(texts: list[str], request: Request, engine: Engine) -> FloatArray:
-    """Return all blocks at once, shape (n_texts, n_poolings, n_layers, width)."""
-    out = request.empty_block(len(texts))
-    for rows, block in iter_features(texts, request, engine):
-        assert not isinstance(block, Ragged)
-        out[rows] = block
-    return out
+class CutWarning(UserWarning):
+    """Texts were cut; it carries the numbers, for who adds up several calls."""
+
+    n_cut: int
+    n_lost: int  # tokens
+    longest: int  # tokens
 
 
 def tokens_of(texts: Sequence[str], request: Request) -> list[tuple[str, ...]]:
@@ -209,6 +119,35 @@ def tokens_of(texts: Sequence[str], request: Request) -> list[tuple[str, ...]]:
             request.max_length if request.overflow != "chunk" else None,
             special=request.special_tokens,
             excluded_prompt=excluded,
+        )
+        for text in texts
+    ]
+
+
+def n_chunks_of(texts: list[str], request: Request) -> NDArray[np.intp]:
+    """Return the windows in which each text is encoded, (n_texts,)."""
+    n_chunks = np.ones(len(texts), dtype=np.intp)
+    if request.overflow != "chunk":
+        return n_chunks
+    from .tokenizer import Tokenizer
+
+    tokenizer = Tokenizer(request.checkpoint)
+    for start in range(0, len(texts), _WINDOW_TEXTS):
+        some = [request.prompt + text for text in texts[start : start + _WINDOW_TEXTS]]
+        n_chunks[start : start + len(some)] = tokenizer.count_windows(
+            some, request.max_length, request.stride
+        )
+    return n_chunks
+
+
+def chunks_of(texts: Sequence[str], request: Request) -> list[tuple[str, ...]]:
+    """Return what the windows of texts show of them."""
+    from .tokenizer import Tokenizer
+
+    tokenizer, prompt = Tokenizer(request.checkpoint), request.prompt
+    return [
+        tokenizer.windows(
+            prompt + text, request.max_length, request.stride, len(prompt)
         )
         for text in texts
     ]
@@ -243,7 +182,7 @@ def iter_features(
     rows : ndarray of shape (n_rows,)
         Positions in `texts`.
     block : ndarray of shape (n_rows, n_poolings, n_layers, width), float32
-        Or `Ragged`, with values of shape (n, n_layers, width).
+        Or `Ragged`, with values of shape (n, n_poolings, n_layers, width).
 
     Warns
     -----
@@ -263,8 +202,9 @@ def iter_features(
         request.prompt + text if isinstance(text, str) else text for text in distinct
     ]
     run = _Run(prompted, request, engine)
+    run.first_rows = by_text[starts[:-1]]
     if request.overflow == "raise":
-        run.refuse_long(first_rows=by_text[starts[:-1]])
+        run.refuse_long()
     n_tokens = np.zeros(len(distinct), dtype=np.int64)
     for which, lengths, block in run:
         n_tokens[which] = lengths
@@ -285,14 +225,15 @@ def _warn_if_cut(n_tokens: NDArray[np.int64], max_length: int | None) -> None:
     if not len(excess):
         return
     share = 100.0 * excess.sum() / n_tokens.sum()
-    warnings.warn(
+    warning = CutWarning(
         f"{len(excess)} of {len(n_tokens)} texts are longer than "
         f"max_length={max_length} tokens and were cut; {share:.1f} % of all tokens are "
         f"lost (the longest text has {n_tokens.max()}). Pass overflow='chunk' to use "
-        "whole texts, or overflow='raise' to refuse them.",
-        UserWarning,
-        stacklevel=_outside(),
+        "whole texts, or overflow='raise' to refuse them."
     )
+    warning.n_cut, warning.n_lost = len(excess), int(excess.sum())
+    warning.longest = int(n_tokens.max())
+    warnings.warn(warning, stacklevel=_outside())
 
 
 def _is_cpu(device: str) -> bool:
@@ -345,6 +286,7 @@ class _Run:
         self.texts = texts
         self.request = request
         self.engine = engine
+        self.first_rows = np.arange(len(texts))  # for errors; repeats come later
         self.store: FeatureStore | None = None
         if engine.location is not None and texts:
             self.store = _get_store(engine.location, request)
@@ -356,14 +298,14 @@ class _Run:
     def whole_keys(self) -> Keys:
         """Keys of the texts as a whole."""
         if self._whole is None:
-            self._whole = _hash(self.texts, b"")
+            self._whole = keys_of(self.texts, "")
         return self._whole
 
     @property
     def cut_keys(self) -> Keys:
         """Keys of the texts as the limit cuts them."""
         if self._cut is None:
-            self._cut = _hash(self.texts, self.request.cut().encode())
+            self._cut = keys_of(self.texts, self.request.cut())
         return self._cut
 
     def __iter__(self) -> Iterator[tuple[Indices, NDArray[np.int32], Block]]:
@@ -376,37 +318,20 @@ class _Run:
 
     # Encoding
 
-    def _columns(self) -> dict[str, tuple[int, ...]]:
+    def _columns(self) -> Columns:
         """Return the layers per column that one pass computes and keeps."""
-        wanted = self.request.wanted
-        if self.store is None or self.engine.store_layers == "requested":
-            return wanted
-        n_layers = self.request.checkpoint.n_layers
-        every = tuple(range(n_layers + 1))
-        columns = {
-            column_name(pooling, self.request.special_tokens): every
-            for pooling in CHEAP_POOLINGS
-        }
-        for column, layers in wanted.items():
-            pooling, _ = split_column(column)
-            columns[column] = {"attention": every[1:], "pooler": every[-1:]}.get(
-                pooling, every
-            )
-            if has_rows(column):  # large: no layer more than was asked for
-                columns[column] = layers
-        return columns
+        is_kept = self.store is not None
+        return self.request.columns(self.engine.store_layers if is_kept else None)
 
-    def _new_columns(
-        self, store: FeatureStore, window: Indices
-    ) -> dict[str, tuple[int, ...]]:
+    def _new_columns(self, store: FeatureStore, window: Indices) -> Columns:
         """Leave out what was not asked for and the store has of all these texts."""
-        columns, wanted = self._columns(), self.request.wanted
-        extra = {column: columns[column] for column in columns if column not in wanted}
+        columns, needed = self._columns(), self.request.needed
+        extra = {column: columns[column] for column in columns if column not in needed}
         if extra and self._located(store, window, extra).all():
-            return {column: columns[column] for column in wanted}
+            return {column: columns[column] for column in needed}
         return columns
 
-    def _plan(self, columns: dict[str, tuple[int, ...]]) -> Plan:
+    def _plan(self, columns: Columns) -> Plan:
         from .encoder import Plan
 
         request = self.request
@@ -416,24 +341,29 @@ class _Run:
             stride=request.stride if request.overflow == "chunk" else None,
             excluded_prompt="" if request.include_prompt else request.prompt,
             batch_size=self.engine.batch_size,
-            optional=frozenset(columns) - frozenset(request.wanted),
+            optional=frozenset(columns) - frozenset(request.needed),
         )
 
     def _n_bytes(self, which: Indices) -> NDArray[np.float64]:
         """Return about how much each text's features take, (n_which,)."""
-        width, fixed, per_row = self.request.checkpoint.width, 20, 0
-        for column, layers in self._columns().items():
-            if has_rows(column):
-                per_row += np.dtype(row_type(column)).itemsize * width * len(layers)
-            else:
-                fixed += 4 * width * len(layers)
-        n_bytes = np.full(len(which), fixed, dtype=np.float64)
-        if per_row:
-            n_rows = self._n_characters(which) / _CHARACTERS + 2
-            if self.request.overflow != "chunk" and self.request.max_length:
-                n_rows = np.minimum(n_rows, self.request.max_length)
-            n_bytes += per_row * n_rows
-        return n_bytes
+        fixed, per_row = self.request.bytes_per_row(self._columns())
+        n_bytes = np.full(len(which), 20.0 + fixed)
+        if not per_row:
+            return n_bytes
+        if is_of_chunks(self.request.poolings[0]):
+            return n_bytes + per_row * self._n_pieces(which)
+        n_rows = self._n_characters(which) / _CHARACTERS + 2
+        if self.request.overflow != "chunk" and self.request.max_length:
+            n_rows = np.minimum(n_rows, self.request.max_length)
+        return n_bytes + per_row * n_rows
+
+    def _n_pieces(self, which: Indices) -> NDArray[np.float64]:
+        """Return about how many pieces each text is run in, (n_which,)."""
+        pieces = np.ones(len(which))
+        if self.request.overflow == "chunk" and self.request.max_length:
+            room = max(1, self.request.max_length - self.request.stride)
+            pieces += self._n_characters(which) // (_CHARACTERS * room)
+        return pieces
 
     def _n_characters(self, which: Indices) -> NDArray[np.int64]:
         lengths = (
@@ -455,10 +385,7 @@ class _Run:
         """Split texts into windows, each of bounded size in memory."""
         if not len(which):
             return []
-        pieces = np.ones(len(which))
-        if self.request.overflow == "chunk" and self.request.max_length:
-            room = max(1, self.request.max_length - self.request.stride)
-            pieces += self._n_characters(which) // (_CHARACTERS * room)
+        pieces = self._n_pieces(which)
         share = self._n_bytes(which) / (self._n_windows_in_one * _WINDOW_BYTES)
         if not self.request.has_rows:
             share = np.minimum(share, 1 / 32)  # very small batches would be slow
@@ -472,7 +399,7 @@ class _Run:
         return which[np.lexsort((self.whole_keys[which], -self._n_characters(which)))]
 
     def _encode(
-        self, windows: list[Indices], columns: dict[str, tuple[int, ...]]
+        self, windows: list[Indices], columns: Columns
     ) -> Iterator[tuple[Indices, Encoded]]:
         """Encode windows, in worker processes where joblib is told so."""
         from .encoder import encode
@@ -499,8 +426,33 @@ class _Run:
             WORK.n_tokens += encoded.n_tokens_run
             WORK.n_passes += encoded.n_passes
             WORK.seconds += now - before
+            self._refuse_broken(window, encoded)
             yield window, encoded
             before = time.perf_counter()
+
+    def _refuse_broken(self, window: Indices, encoded: Encoded) -> None:
+        """Raise, before anything is kept, if a number is NaN or infinite."""
+        for column, values in encoded.columns.items():
+            for layer, matrix in zip(encoded.layers[column], values, strict=True):
+                is_broken = ~np.isfinite(matrix).all(axis=1)
+                if not is_broken.any():
+                    continue
+                text = int(np.argmax(is_broken))
+                if has_rows(column) and encoded.n_rows is not None:
+                    ends = np.cumsum(encoded.n_rows)
+                    text = int(np.searchsorted(ends, text, side="right"))
+                row, content = self.first_rows[window[text]], self.texts[window[text]]
+                name, dtype = self.request.checkpoint.name, self.request.dtype
+                cure = (
+                    "its weights are broken"
+                    if dtype == "float32"
+                    else f"dtype={dtype!r} may be too narrow: pass dtype='float32'"
+                )
+                raise ValueError(
+                    f"model={name!r} gives NaN or infinity in layer {layer} for the "
+                    f"text in row {row}, {_shortened(content)}; nothing of it was kept,"
+                    f" and {cure}."
+                )
 
     def _block(self, encoded: Encoded) -> Block:
         """Return the requested part: what `iter_features` yields."""
@@ -527,7 +479,7 @@ class _Run:
                 yield window, encoded.n_tokens, self._block(encoded)
         _notice_repeats(self.whole_keys, self.request, WORK.since(before).seconds)
 
-    def refuse_long(self, first_rows: Indices) -> None:
+    def refuse_long(self) -> None:
         """Raise before any forward pass if a text is longer than max_length."""
         limit = self.request.max_length
         if limit is None or not self.texts:
@@ -548,7 +500,7 @@ class _Run:
                 n_tokens[part] = encoder.count_tokens([self.texts[i] for i in part])
         too_long = np.flatnonzero(n_tokens > limit)
         if len(too_long):
-            row = first_rows[too_long].min()
+            row = self.first_rows[too_long].min()
             worst = n_tokens[too_long].max()
             raise ValueError(
                 f"{len(too_long)} distinct texts are longer than max_length={limit} "
@@ -612,37 +564,63 @@ class _Run:
                 is_whole = encoded.n_tokens <= self.request.max_length
             keys = self.whole_keys[part].copy()
             keys[~is_whole] = self.cut_keys[part[~is_whole]]
-            for n_rows in [None] if encoded.n_rows is None else [None, encoded.n_rows]:
-                columns_of_kind = {
-                    column: (encoded.layers[column], values)
-                    for column, values in encoded.columns.items()
-                    if has_rows(column) == (n_rows is not None)
-                }
-                if not columns_of_kind:
-                    continue
-                name = store.append(keys, encoded.n_tokens, columns_of_kind, n_rows)
+            for facts in self._shards_of(keys, is_whole, encoded):
+                name = store.append(*facts)
                 if name is not None:
                     seen.add(name)
             yield part, encoded
 
+    def _shards_of(
+        self, keys: Keys, is_whole: NDArray[np.bool_], encoded: Encoded
+    ) -> Iterator[tuple[Any, ...]]:
+        """Yield what `FeatureStore.append` is given: vectors, and rows beside them."""
+        kinds: tuple[dict[str, Any], dict[str, Any]] = {}, {}
+        for column, values in encoded.columns.items():
+            kinds[has_rows(column)][column] = encoded.layers[column], values
+        vectors, rows = kinds
+        if vectors:
+            yield keys, encoded.n_tokens, vectors
+        if not rows:
+            return
+        n_rows = encoded.n_rows
+        assert n_rows is not None
+        if is_of_chunks(self.request.poolings[0]):  # the rest has its vector
+            cut = np.flatnonzero(~is_whole)
+            places = expand(starts_of(n_rows)[cut], n_rows[cut])
+            rows = {
+                c: (layers, values[:, places]) for c, (layers, values) in rows.items()
+            }
+            yield keys[cut], encoded.n_tokens[cut], rows, n_rows[cut]
+        else:
+            yield keys, encoded.n_tokens, rows, n_rows
+
     def _lookups(
-        self,
-        store: FeatureStore,
-        which: Indices,
-        wanted: dict[str, tuple[int, ...]] | None = None,
+        self, store: FeatureStore, which: Indices, extra: Columns | None = None
     ) -> Iterator[tuple[Indices, Indices, dict[str, Hits]]]:
-        """Yield (texts found, their positions in the hits, the hits), as on disk."""
-        wanted = wanted or self.request.wanted
-        limit = self.request.max_length
-        for keys in (self.whole_keys, self.cut_keys) if limit else (self.whole_keys,):
+        """Yield (texts found, their positions in the hits, the hits), as on disk.
+
+        `extra` is looked up instead of what is wanted.
+        """
+        limit, wanted = self.request.max_length, extra or self.request.wanted
+        places = [(self.whole_keys, of_whole_texts(wanted))]
+        if limit is not None:
+            places.append((self.cut_keys, wanted))
+        for keys, columns in places:
             if not len(which):
                 return
-            hits = store.find(keys[which], wanted)
+            hits = store.find(keys[which], columns)
+            first = next(iter(hits.values()))
             found = np.logical_and.reduce([h.found for h in hits.values()])
+            for column, of_column in hits.items():  # whatever the shards say
+                found &= of_column.n_rows == first.n_rows
+                if not has_rows(column):
+                    found &= of_column.n_rows == 1
+                elif is_of_chunks(column):
+                    found &= of_column.n_rows > 0
             if keys is self.whole_keys and limit is not None:
-                found &= next(iter(hits.values())).n_tokens <= limit
+                found &= first.n_tokens <= limit
             positions = np.flatnonzero(found)
-            positions = positions[next(iter(hits.values())).order(positions)]
+            positions = positions[first.order(positions)]
             yield which[positions], positions, hits
             which = which[~found]
 
@@ -650,17 +628,17 @@ class _Run:
         self,
         store: FeatureStore,
         which: Indices,
-        wanted: dict[str, tuple[int, ...]] | None = None,
+        extra: Columns | None = None,
     ) -> NDArray[np.bool_]:
         """Return which of these texts the store has."""
-        found = [texts for texts, _, _ in self._lookups(store, which, wanted)]
+        found = [texts for texts, _, _ in self._lookups(store, which, extra)]
         return np.isin(which, np.concatenate(found) if found else [])
 
     def _read_found(
         self, store: FeatureStore, pending: Indices
     ) -> Generator[tuple[Indices, NDArray[np.int32], Block], None, Indices]:
         """Yield what the store has of the pending texts; return the rest, in order."""
-        wanted = self.request.wanted
+        layers = self.request.layers
         done = np.zeros(len(self.texts), dtype=bool)
         is_intact = False
         while not is_intact:
@@ -672,9 +650,7 @@ class _Run:
                     block, outs = self._room(first.n_rows[where])
                     is_intact = all(
                         store.read(hits[column], where, column, layers, out)
-                        for (column, layers), out in zip(
-                            wanted.items(), outs, strict=True
-                        )
+                        for column, out in zip(hits, outs, strict=True)
                     )
                     if not is_intact:
                         break
@@ -696,7 +672,7 @@ class _Run:
         """Return an empty block, and its part for every column wanted."""
         if self.request.has_rows:
             rows = self.request.empty_rows(n_rows)
-            return rows, [rows.values]
+            return rows, [rows.values[:, p] for p in range(rows.values.shape[1])]
         block = self.request.empty_block(len(n_rows))
         return block, [block[:, p] for p in range(block.shape[1])]
 
@@ -765,22 +741,10 @@ def _get_store(location: str, request: Request) -> FeatureStore:
         return _stores[key]
 
 
-def _hash(texts: Sequence[Text], cut: bytes) -> Keys:
-    """Return the 16-byte keys of texts, shape (n_texts,)."""
-    keys = np.empty(len(texts), dtype="S16")
-    make = hashlib.blake2b(digest_size=16, person=b"sklearn_bert", key=cut)
-    of_words = hashlib.blake2b(digest_size=16, person=b"sklearn_bert-w", key=cut)
-    for i, text in enumerate(texts):
-        if isinstance(text, str):
-            state = make.copy()
-            state.update(text.encode("utf-8", "surrogatepass"))
-        else:
-            state = of_words.copy()
-            for word in text:
-                content = word.encode("utf-8", "surrogatepass")
-                state.update(len(content).to_bytes(8, "little") + content)
-        keys[i] = state.digest()
-    return keys
+def _shortened(text: Text) -> str:
+    """Return what a message can show of a text."""
+    shown = repr(text if isinstance(text, tuple) else text[:41])
+    return shown if len(shown) <= 43 else f"{shown[:40]}..."
 
 
 def _progress(total: int, verbose: bool) -> Any:

@@ -9,6 +9,7 @@ Level 1 of the module map: imports only `_validation`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,17 +27,32 @@ __all__ = [
     "coefficients",
     "combine",
     "feature_names",
+    "read_layer",
     "resolve_layers",
 ]
 
 COMBINATIONS = ("concat", "mean", "sum", "scalar_mix")
 
+_NUMBERS = re.compile(r"-?[0-9]+(,-?[0-9]+)*")
+
 Combination = str | tuple[float, ...]
 FloatArray = NDArray[np.float32]
 
 
+def read_layer(layer: Any) -> Any:
+    """Return numbers for text such as "3" or "9,10,11,12", anything else as it is.
+
+    Search tools that keep their trials in tables and data bases take text, not lists.
+    """
+    if isinstance(layer, str) and _NUMBERS.fullmatch(layer):
+        numbers = [int(k) for k in layer.split(",")]
+        return numbers if "," in layer else numbers[0]
+    return layer
+
+
 def check_layer(layer: Any) -> int | tuple[int, ...] | str:
     """Return a layer specification in plain Python types, else raise."""
+    layer = read_layer(layer)
     if isinstance(layer, str):
         if layer != "all":
             raise ValueError(

@@ -6,8 +6,8 @@ this module does not import torch. Also here: which poolings exist, which are
 cheap enough to be stored with every pass, and how the vectors of the windows of one
 long text become one vector.
 
-A text may also keep several rows instead of one vector: its token states, or one row
-per word (`ROWS`).
+A text may also keep several rows instead of one vector: its token states, one row per
+word (`ROWS`), or one per window, pooled like a text of its own (`of_chunks`).
 
 To add a pooling: write its function, enter it in `POOLINGS`, say in `aggregate` how
 windows combine, and add it to the naive reference of the tests.
@@ -38,7 +38,11 @@ __all__ = [
     "check_pooling",
     "column_name",
     "has_rows",
+    "is_of_chunks",
+    "of_chunks",
+    "of_one_chunk",
     "pool",
+    "read_pooling",
     "row_type",
     "split_column",
 ]
@@ -50,6 +54,8 @@ CHEAP_POOLINGS = ("cls", "mean", "max")
 
 ROWS = ("tokens", "words_first", "words_mean", "words_last")
 """What has any number of rows per text; "_float16" after it rounds them to that."""
+
+_CHUNKS = "chunks_"  # before a pooling: a row for every window of a text
 
 
 @dataclass(frozen=True)
@@ -172,8 +178,16 @@ def aggregate(name: str, vectors: FloatArray, counts: NDArray[np.int64]) -> Floa
     return np.asarray(combined, dtype=np.float32)
 
 
+def read_pooling(pooling: Any) -> Any:
+    """Return the names in text such as "mean,max", anything else as it is."""
+    if isinstance(pooling, str) and "," in pooling:
+        return pooling.split(",")
+    return pooling
+
+
 def check_pooling(pooling: Any) -> tuple[str, ...] | str:
     """Return the poolings named as a tuple, or "auto"."""
+    pooling = read_pooling(pooling)
     if isinstance(pooling, str):
         if pooling == "auto":
             return "auto"
@@ -200,7 +214,7 @@ def check_pooling(pooling: Any) -> tuple[str, ...] | str:
 
 def column_name(pooling: str, special_tokens: bool) -> str:
     """Name the stored column: "mean", or "mean-content" without special tokens."""
-    if special_tokens or pooling in ("cls", "pooler"):
+    if special_tokens or of_one_chunk(pooling) in ("cls", "pooler"):
         return pooling
     return pooling + "-content"
 
@@ -211,9 +225,25 @@ def split_column(column: str) -> tuple[str, bool]:
     return pooling, not content
 
 
+def of_chunks(pooling: str) -> str:
+    """Name the rows that windows of a text have under a pooling."""
+    return _CHUNKS + pooling
+
+
+def is_of_chunks(name: str) -> bool:
+    """Whether a pooling or a column has a row for every window."""
+    return name.startswith(_CHUNKS)
+
+
+def of_one_chunk(name: str) -> str:
+    """Name the vector that is the row of a text with one window."""
+    return name.removeprefix(_CHUNKS)
+
+
 def has_rows(column: str) -> bool:
     """Whether a text has any number of rows in this column, instead of one."""
-    return split_column(column)[0].removesuffix("_float16") in ROWS
+    name, _ = split_column(column)
+    return is_of_chunks(name) or name.removesuffix("_float16") in ROWS
 
 
 def row_type(column: str) -> type[np.floating[Any]]:

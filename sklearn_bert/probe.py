@@ -6,7 +6,7 @@ weight all of them, which tokens count. Its head is scikit-learn's own classifie
 what results.
 
 Level 8 of the module map: imports `_validation`, `callbacks`, `checkpoint`,
-`estimators`, `heads`, `ragged` and `vectorizer`.
+`estimators`, `heads`, `layers`, `pooling`, `ragged` and `vectorizer`.
 """
 
 from __future__ import annotations
@@ -26,8 +26,10 @@ from .callbacks import CallbackSupportMixin, Task, with_callbacks
 from .checkpoint import DEFAULT_MODEL
 from .estimators import TextEstimator
 from .heads import HasHead, check_sample_weight, check_target, head_has
+from .layers import read_layer
+from .pooling import read_pooling
 from .ragged import Ragged
-from .vectorizer import BertVectorizer, TokenWeights
+from .vectorizer import BertVectorizer, ChunkWeights, TokenWeights
 
 __all__ = ["BertProbeClassifier"]
 
@@ -79,6 +81,10 @@ class BertProbeClassifier(
         What happens to longer texts.
     stride : int or None, default=None
         Tokens that consecutive windows share, for ``overflow="chunk"``.
+    chunk_pooling : {"auto", "mean", "max", "first", "learned_attention"}, \
+default="auto"
+        How the vectors of a text's windows become one. "learned_attention" trains a
+        query that says which windows count, jointly with the layer weights of "mix".
     prompt : str or None, default=None
         Put before every text; None is what the checkpoint declares.
     missing : {"raise", "empty"}, default="raise"
@@ -107,10 +113,10 @@ class BertProbeClassifier(
     verbose : bool, default=False
         Whether a progress bar is shown while texts are encoded.
     head : {"linear", "mlp"} or classifier, default="linear"
-        "linear" is `LogisticRegression`, "mlp" `MLPClassifier` with one hidden layer
-        and early stopping. Any scikit-learn classifier may be given; it is cloned, and
-        `C`, `class_weight`, `hidden_size`, `max_iter` and `random_state` are then its
-        own business.
+        "linear" is `LogisticRegression`, "mlp" `MLPClassifier` with one hidden layer.
+        Any scikit-learn classifier may be given; it is cloned, and `C`,
+        `class_weight`, `hidden_size`, `dropout`, `max_iter` and `random_state` are
+        then its own business.
     standardize : bool, default=True
         Whether every feature is scaled to zero mean and unit variance before the head,
         by `StandardScaler`, and layers and token states before they are weighted.
@@ -126,6 +132,9 @@ class BertProbeClassifier(
         Weights per class, multiplied with ``sample_weight``.
     hidden_size : int, default=128
         Units of the hidden layer of "mlp".
+    dropout : float, default=0.0
+        Share of those units left out at random in each step of training, against
+        overfitting; 0.5 is common where the layer is wide.
     cv : int, splitter or iterable, default=5
         Folds by which ``layer="cv"`` chooses.
     scoring : str, callable or None, default=None
@@ -195,6 +204,7 @@ class BertProbeClassifier(
         max_length: int | None = None,
         overflow: str = "truncate",
         stride: int | None = None,
+        chunk_pooling: str = "auto",
         prompt: str | None = None,
         missing: str = "raise",
         memory: Any = None,
@@ -213,6 +223,7 @@ class BertProbeClassifier(
         C: float = 0.01,
         class_weight: Any = None,
         hidden_size: int = 128,
+        dropout: float = 0.0,
         cv: Any = 5,
         scoring: Any = None,
         max_iter: int = 1000,
@@ -226,6 +237,7 @@ class BertProbeClassifier(
         self.max_length = max_length
         self.overflow = overflow
         self.stride = stride
+        self.chunk_pooling = chunk_pooling
         self.prompt = prompt
         self.missing = missing
         self.memory = memory
@@ -244,6 +256,7 @@ class BertProbeClassifier(
         self.C = C
         self.class_weight = class_weight
         self.hidden_size = hidden_size
+        self.dropout = dropout
         self.cv = cv
         self.scoring = scoring
         self.max_iter = max_iter
@@ -362,6 +375,40 @@ class BertProbeClassifier(
         check_is_fitted(self)
         return self._current_vectorizer().token_weights(X)
 
+    def chunk_weights(self, X: Any) -> list[ChunkWeights]:
+        """Return how much each window of each long text counts.
+
+        Only for ``chunk_pooling="learned_attention"``.
+
+        Parameters
+        ----------
+        X : iterable of str of shape (n_texts,)
+
+        Returns
+        -------
+        list of ChunkWeights
+            ``chunks``, what each window shows of the text, and ``weights``.
+        """
+        check_is_fitted(self)
+        return self._current_vectorizer().chunk_weights(X)
+
+    def n_chunks(self, X: Any) -> np.ndarray:
+        """Return in how many windows each text is encoded.
+
+        Counted by the tokenizer: nothing is encoded.
+
+        Parameters
+        ----------
+        X : iterable of str of shape (n_texts,)
+
+        Returns
+        -------
+        ndarray of shape (n_texts,)
+            At least 1, and more only with ``overflow="chunk"``.
+        """
+        check_is_fitted(self)
+        return self._current_vectorizer().n_chunks(X)
+
     # The steps of fit and predict
 
     def _vectorizer(self, layer: Any, **params: Any) -> BertVectorizer:
@@ -375,15 +422,17 @@ class BertProbeClassifier(
         self, texts: list[str], y: np.ndarray, weights: np.ndarray | None, task: Task
     ) -> tuple[BertVectorizer, np.ndarray]:
         """Return the vectorizer of the layers chosen, and its features of the texts."""
-        if isinstance(self.layer, str):
-            check_choice("layer", self.layer, ("all", "mix", "cv"))
-        if not isinstance(self.layer, str) or self.layer == "all":
-            vectorizer = self._vectorizer(self.layer)
+        layer = read_layer(self.layer)
+        if isinstance(layer, str):
+            check_choice("layer", layer, ("all", "mix", "cv"))
+        if not isinstance(layer, str) or layer == "all":
+            vectorizer = self._vectorizer(layer)
             if not vectorizer._learns_from_y():
                 return vectorizer, vectorizer._encode(texts)
             frozen = vectorizer._frozen(texts)
             return vectorizer, self._learn(vectorizer, frozen, y, weights, task)
-        pooling = [self.pooling] if isinstance(self.pooling, str) else self.pooling
+        pooling = read_pooling(self.pooling)
+        pooling = [pooling] if isinstance(pooling, str) else pooling
         if "pooler" in pooling:
             raise ValueError(
                 "pooling='pooler' is a head on the last layer only; pass layer=-1, got "
@@ -391,7 +440,7 @@ class BertProbeClassifier(
             )
         first = 1 if "attention" in pooling else 0  # layer 0 follows no attention
         layers = list(range(first, self._vectorizer(-1).n_layers_ + 1))
-        if self.layer == "cv":
+        if layer == "cv":
             return self._best(texts, y, weights, layers, task)
         vectorizer = self._vectorizer(layers, layer_combination="scalar_mix")
         Z = self._learn(vectorizer, vectorizer._frozen(texts), y, weights, task)
@@ -471,7 +520,8 @@ class BertProbeClassifier(
         """Return what every layer's features are made of, or None to read each."""
         # A mix keeps layers apart; none is learned here.
         vectorizer = self._vectorizer(layers, layer_combination="scalar_mix")
-        if vectorizer._attends() or self.memory is None or self.store_layers != "all":
+        learns = vectorizer._learns_query()
+        if learns or self.memory is None or self.store_layers != "all":
             return vectorizer._frozen(texts)
         return None
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Ragged", "Spool", "expand", "gather", "starts_of"]
+__all__ = ["Ragged", "Spool", "expand", "gather", "join", "starts_of"]
 
 _SPOOL_BYTES = 2**29  # kept in memory; more than that lies in a temporary file
 
@@ -111,6 +111,35 @@ class Ragged:
             if a < b:
                 which = np.arange(a, b)
                 yield which, self[which].rows
+
+
+def join(rows: Ragged, how: str) -> NDArray[Any]:
+    """Return one row per text: the mean, the maximum or the first of its rows.
+
+    Parameters
+    ----------
+    rows : Ragged
+        Of at least one row per text.
+    how : {"mean", "max", "first"}
+
+    Returns
+    -------
+    ndarray of shape (n_texts, ...)
+
+    Examples
+    --------
+    >>> rows = Ragged.end_to_end(np.array([1.0, 3.0, 5.0]), np.array([2, 1]))
+    >>> join(rows, "mean"), join(rows, "max"), join(rows, "first")
+    (array([2., 5.]), array([3., 5.]), array([1., 5.]))
+    """
+    if how == "first":
+        return rows.values[rows.starts]
+    values, starts = rows.rows, starts_of(rows.counts)
+    if how == "max":
+        return np.asarray(np.maximum.reduceat(values, starts, axis=0))
+    sums = np.asarray(np.add.reduceat(values, starts, axis=0))
+    sums /= rows.counts.reshape(-1, *[1] * (sums.ndim - 1)).astype(sums.dtype)
+    return sums
 
 
 class Spool:

@@ -5,8 +5,8 @@ As `probe` does for texts: the tagger reads stored features through a
 scikit-learn's own classifier. That sees single words; it learns no transitions between
 tags.
 
-Level 8 of the module map: imports `_validation`, `checkpoint`, `heads`, `ragged` and
-`tokens`.
+Level 8 of the module map: imports `_validation`, `checkpoint`, `heads`, `layers`,
+`ragged` and `tokens`.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from sklearn.utils.validation import check_is_fitted
 from ._validation import check_choice, check_tags
 from .checkpoint import DEFAULT_MODEL
 from .heads import HasHead, check_sample_weight, head_has
+from .layers import read_layer
 from .ragged import expand, starts_of
 from .tokens import (
     BertTokenVectorizer,
@@ -105,7 +106,7 @@ class BertTokenProbeClassifier(HasHead, WordEstimator):
     head : {"linear", "mlp"} or classifier, default="linear"
         "linear" is `LogisticRegression`, "mlp" `MLPClassifier` with one hidden layer.
         Any scikit-learn classifier may be given; it is cloned, and `C`, `hidden_size`,
-        `max_iter` and `random_state` are then its own business.
+        `dropout`, `max_iter` and `random_state` are then its own business.
     standardize : bool, default=True
         Whether every feature is scaled to zero mean and unit variance before the head,
         and layers before they are weighted.
@@ -117,6 +118,9 @@ class BertTokenProbeClassifier(HasHead, WordEstimator):
         Weights per tag, multiplied with ``sample_weight``.
     hidden_size : int, default=128
         Units of the hidden layer of "mlp".
+    dropout : float, default=0.0
+        Share of those units left out at random in each step of training, against
+        overfitting; 0.5 is common where the layer is wide.
     cv : int, splitter or iterable, default=5
         Folds over texts, never over words, by which ``layer="cv"`` chooses; a number
         takes consecutive texts together, as `KFold` does.
@@ -211,6 +215,7 @@ class BertTokenProbeClassifier(HasHead, WordEstimator):
         C: float = 0.01,
         class_weight: Any = None,
         hidden_size: int = 128,
+        dropout: float = 0.0,
         cv: Any = 5,
         scoring: Any = None,
         max_iter: int = 1000,
@@ -239,6 +244,7 @@ class BertTokenProbeClassifier(HasHead, WordEstimator):
         self.C = C
         self.class_weight = class_weight
         self.hidden_size = hidden_size
+        self.dropout = dropout
         self.cv = cv
         self.scoring = scoring
         self.max_iter = max_iter
@@ -400,13 +406,14 @@ class BertTokenProbeClassifier(HasHead, WordEstimator):
         self, words: Words, tags: np.ndarray, weights: np.ndarray | None
     ) -> tuple[BertTokenVectorizer, np.ndarray]:
         """Return the vectorizer of the layers chosen, and its features of the words."""
-        if isinstance(self.layer, str):
-            check_choice("layer", self.layer, ("all", "mix", "cv"))
-        if not isinstance(self.layer, str) or self.layer == "all":
-            vectorizer = self._vectorizer(self.layer)
+        layer = read_layer(self.layer)
+        if isinstance(layer, str):
+            check_choice("layer", layer, ("all", "mix", "cv"))
+        if not isinstance(layer, str) or layer == "all":
+            vectorizer = self._vectorizer(layer)
             return vectorizer, vectorizer._encode(words)
         every = self._vectorizer("all", layer_combination="scalar_mix")
-        if self.layer == "cv":  # nothing is mixed: layers are kept apart
+        if layer == "cv":  # nothing is mixed: layers are kept apart
             return self._best(words, every._frozen(words), tags, weights)
         frozen = every._frozen(words)
         every._learn(

@@ -161,6 +161,56 @@ class Tokenizer:
         starts = range(0, len(content) - stride, room - stride)
         return [content[start : start + room] for start in starts]
 
+    def check_lengths(self, max_length: int | None, stride: int | None) -> None:
+        """Refuse a limit under which nothing is left of a text, or windows stand."""
+        if max_length is None:
+            return
+        room = max_length - self.n_special
+        if room < 1:
+            raise ValueError(
+                f"max_length={max_length} leaves no room for text: this encoder "
+                f"adds {self.n_special} special tokens; pass at least "
+                f"{self.n_special + 1}."
+            )
+        if stride is not None and stride >= room:
+            raise ValueError(
+                f"stride={stride} must be smaller than max_length less the "
+                f"special tokens ({room}), else windows do not advance."
+            )
+
+    def count_windows(
+        self, texts: list[str], max_length: int | None, stride: int
+    ) -> list[int]:
+        """Return the windows of each text, one for those that are not cut."""
+        self.check_lengths(max_length, stride)
+        contents = self.content_ids(texts)
+        return [len(self.cut(ids, max_length, stride)) for ids in contents]
+
+    def windows(
+        self, text: str, max_length: int | None, stride: int, n_skipped: int
+    ) -> tuple[str, ...]:
+        """Return the parts of a text that its windows show, spaces and all.
+
+        The first `n_skipped` characters, a prompt, are left out. A tokenizer that does
+        not know where its tokens stand writes them anew.
+        """
+        self.check_lengths(max_length, stride)
+        text = _without_surrogates(text)
+        ids = self.content_ids([text])[0]
+        windows = self.cut(np.arange(len(ids)), max_length, stride)
+        if len(windows) == 1:
+            return (text[n_skipped:],)
+        if not self._tokenizer.is_fast:
+            parts = (self._tokenizer.decode(ids[w].tolist()) for w in windows)
+            return tuple(map(str, parts))
+        (encoding,) = self._tokenizer.backend_tokenizer.encode_batch(
+            [text], add_special_tokens=False
+        )
+        starts = [max(n_skipped, encoding.offsets[w[0]][0]) for w in windows]
+        ends = [encoding.offsets[w[-1]][1] for w in windows]
+        starts[0], ends[-1] = n_skipped, len(text)
+        return tuple(text[a:b] for a, b in zip(starts, ends, strict=True))
+
     def n_excluded(self, prompt: str) -> int:
         """Return how many first tokens a prompt that never counts takes up."""
         return len(self.prefix) + len(self.content_ids([prompt])[0]) if prompt else 0

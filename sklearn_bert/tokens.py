@@ -6,7 +6,7 @@ result is a view of such an array. How words are encoded and stored is the busin
 `features`.
 
 Level 7 of the module map: imports `_validation`, `checkpoint`, `estimators`,
-`features`, `layers`, `learning` and `ragged`.
+`features`, `layers`, `learning`, `ragged` and `request`.
 """
 
 from __future__ import annotations
@@ -27,10 +27,11 @@ from sklearn.utils.validation import check_is_fitted
 from ._validation import check_choice, check_tags, check_words
 from .checkpoint import DEFAULT_MODEL, Checkpoint
 from .estimators import EncoderEstimator, TextEstimator
-from .features import Engine, Request, _outside, iter_features
+from .features import Engine, _outside, iter_features
 from .layers import coefficients, combine, feature_names
 from .learning import fit_scalar_mix
 from .ragged import expand, starts_of
+from .request import Request
 
 __all__ = [
     "BertTokenVectorizer", "FlatWords", "Word", "WordEstimator", "Words", "bounds",
@@ -475,13 +476,16 @@ class BertTokenVectorizer(  # type: ignore[call-arg] # scikit-learn ships no typ
 
     def _frozen(self, words: Words) -> np.ndarray:
         """Return uncombined features, (n_words, n_layers, width)."""
+        return self._by_layer(words, self._request(self._checkpoint()))[:, 0]
+
+    def _by_layer(self, words: Words, request: Request) -> np.ndarray:
+        """Return uncombined features, (n_words, n_poolings, n_layers, width)."""
         dtype = np.dtype(self.token_dtype).type
-        shape = (len(self.layers_), self.width_)
+        shape = (len(request.poolings), len(self.layers_), self.width_)
 
         def keep(values: np.ndarray, out: np.ndarray) -> None:
             out[...] = values
 
-        request = self._request(self._checkpoint())
         return self._gather(request, words, shape, dtype, keep)
 
     def _gather(
@@ -503,14 +507,14 @@ class BertTokenVectorizer(  # type: ignore[call-arg] # scikit-learn ships no typ
             rows = expand(starts[which], counts[which])
             if not len(rows):
                 continue
-            values = block.rows  # (n_rows, n_layers, width)
-            empty = rows[~values[:, 0].any(axis=1)]
+            values = block.rows  # (n_rows, n_poolings, n_layers, width)
+            empty = rows[~values[:, 0, 0].any(axis=1)]
             if len(empty):
                 n_empty += len(empty)
                 row = int(np.searchsorted(starts, empty.min(), side="right")) - 1
                 where = min(where, (row, int(empty.min() - starts[row])))
-            if len(picked) < values.shape[1]:
-                values = values[:, picked]
+            if len(picked) < values.shape[2]:
+                values = values[:, :, picked]
             part = np.empty((len(rows), *shape), dtype=dtype)
             write(values, part)
             out[rows] = part
@@ -549,11 +553,11 @@ class BertTokenVectorizer(  # type: ignore[call-arg] # scikit-learn ships no typ
         """Return the features of words from what `_frozen` returned."""
         out = _room((len(frozen), self._n_features()), np.float32)
         for rows in gen_batches(len(frozen), _BATCH_ROWS):
-            self._combine(frozen[rows], out[rows])
+            self._combine(frozen[rows, np.newaxis], out[rows])
         return out
 
     def _combine(self, values: np.ndarray, out: np.ndarray) -> None:
-        combine(values[:, np.newaxis], self._factors(), out)
+        combine(values, self._factors(), out)
 
     def _factors(self) -> np.ndarray | None:
         """Return the factors of the layers' weighted sum, (1, n_layers)."""
@@ -575,14 +579,19 @@ class BertTokenVectorizer(  # type: ignore[call-arg] # scikit-learn ships no typ
         # key of a text's words is not the key of the text.
         return replace(super()._engine(), store_layers="requested")
 
-    def _request(self, checkpoint: Checkpoint) -> Request:
+    def _request(
+        self, checkpoint: Checkpoint, *, subwords: Sequence[str] = ()
+    ) -> Request:
+        """Return what is asked of the encoder; `subwords` are this estimator's own."""
         layers = self.layers_
         if self.store_layers == "all" and self.memory is not None:
             layers = tuple(range(self.n_layers_ + 1))
         kind = "_float16" if self.token_dtype == "float16" else ""
         return Request(
             checkpoint=checkpoint,
-            poolings=(f"words_{self.subwords}{kind}",),
+            poolings=tuple(
+                f"words_{name}{kind}" for name in subwords or [self.subwords]
+            ),
             layers=layers,
             special_tokens=True,
             max_length=self.max_length_,

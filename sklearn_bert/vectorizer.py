@@ -5,7 +5,7 @@ It reads texts through `_validation`, asks `features` for frozen features, and c
 layers as `layers` says. It does not know how texts are encoded or stored.
 
 Level 7 of the module map: imports `_validation`, `checkpoint`, `estimators`,
-`features`, `layers`, `learning`, `pooling` and `ragged`.
+`features`, `layers`, `learning`, `pooling`, `ragged` and `request`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ._validation import (
 )
 from .checkpoint import DEFAULT_MODEL, Checkpoint
 from .estimators import EncoderEstimator
-from .features import Request, features, iter_features, tokens_of
+from .features import chunks_of, iter_features, n_chunks_of, tokens_of
 from .layers import (
     ScalarMix,
     coefficients,
@@ -31,10 +31,13 @@ from .layers import (
     feature_names,
 )
 from .learning import attend, fit_scalar_mix, fit_token_attention
-from .pooling import POOLINGS, check_pooling
-from .ragged import Ragged, gather
+from .pooling import POOLINGS, check_pooling, of_chunks
+from .ragged import Ragged, gather, join
+from .request import Request
 
-__all__ = ["BertVectorizer"]
+__all__ = ["BertVectorizer", "ChunkWeights", "FlatChunks", "TokenWeights"]
+
+_CHUNK_POOLINGS = ("auto", "mean", "max", "first", "learned_attention")
 
 
 class TokenWeights(NamedTuple):
@@ -50,6 +53,35 @@ class TokenWeights(NamedTuple):
 
     tokens: tuple[str, ...]
     weights: np.ndarray
+
+
+class ChunkWeights(NamedTuple):
+    """How much each window of a text counts, as `chunk_weights` returns it.
+
+    Attributes
+    ----------
+    chunks : tuple of str
+        What each window shows of the text; neighbours share `stride` tokens.
+    weights : ndarray of shape (n_chunks,)
+        They sum to 1.
+    """
+
+    chunks: tuple[str, ...]
+    weights: np.ndarray
+
+
+class FlatChunks(NamedTuple):
+    """Features of the windows of all texts, end to end.
+
+    Attributes
+    ----------
+    values : ndarray of shape (n_chunks, n_features), float32
+    offsets : ndarray of shape (n_texts + 1,)
+        Text i has the rows ``values[offsets[i] : offsets[i + 1]]``, at least one.
+    """
+
+    values: np.ndarray
+    offsets: np.ndarray
 
 
 class BertVectorizer(TransformerMixin, EncoderEstimator):
@@ -69,8 +101,8 @@ class BertVectorizer(TransformerMixin, EncoderEstimator):
         hub cache, in the ``offline`` extra (the default model only), then on the hub.
     layer : int, sequence of int, or "all", default=-1
         0 is the embedding output, k the output of block k; negative numbers count from
-        the end. Layers above the highest one named are not run unless `memory` keeps
-        them for later.
+        the end. Text is read as numbers: "9,10". Layers above the highest one named
+        are not run unless `memory` keeps them for later.
     layer_combination : {"concat", "mean", "sum", "scalar_mix"} or sequence of float, \
 default="concat"
         How several layers become one vector. "scalar_mix" learns softmax weights per
@@ -78,13 +110,14 @@ default="concat"
         fixed weight per layer.
     pooling : {"auto", "cls", "mean", "max", "mean_sqrt_len", "attention", "pooler", \
 "learned_attention"} or sequence of them, default="auto"
-        How the token states of a text become one vector; a sequence concatenates.
-        "auto" is what the checkpoint declares for sentence-transformers, else "mean".
-        "attention" weights each token by the attention that it receives in that layer,
-        averaged over heads and queries. "pooler" is the checkpoint's own trained head
-        on [CLS], for the last layer only. "learned_attention" stands alone and learns
-        from ``y`` in `fit` which tokens count; it works on token states, which take
-        1.5 kB per token and layer of the default model.
+        How the token states of a text become one vector; a sequence, or text such as
+        "mean,max", concatenates. "auto" is what the checkpoint declares for
+        sentence-transformers, else "mean". "attention" weights each token by the
+        attention that it receives in that layer, averaged over heads and queries.
+        "pooler" is the checkpoint's own trained head on [CLS], for the last layer only.
+        "learned_attention" stands alone and learns from ``y`` in `fit` which tokens
+        count; it works on token states, which take 1.5 kB per token and layer of the
+        default model.
     special_tokens : bool, default=True
         Whether [CLS], [SEP] and the like count in "mean", "max", "mean_sqrt_len" and
         "attention". Padding never counts. If False, those give zeros for a text
@@ -97,11 +130,19 @@ default="concat"
         declares, else the encoder's own limit.
     overflow : {"truncate", "chunk", "raise"}, default="truncate"
         What happens to longer texts. "truncate" cuts them, with one warning that counts
-        the loss. "chunk" encodes overlapping windows and combines their vectors:
-        means weighted by tokens, maximum of maxima, mean of [CLS]. "raise" refuses.
+        the loss. "chunk" encodes overlapping windows and joins their vectors as
+        `chunk_pooling` says. "raise" refuses.
     stride : int or None, default=None
         Tokens that consecutive windows share, for ``overflow="chunk"``, as in
         transformers' tokenizers. None is an eighth of the maximum length.
+    chunk_pooling : {"auto", "mean", "max", "first", "learned_attention"}, \
+default="auto"
+        How the vectors of a text's windows become one, for ``overflow="chunk"``. "auto"
+        suits `pooling`: means weighted by tokens, maximum of maxima, mean of [CLS]; for
+        ``pooling="learned_attention"``, the tokens of all windows side by side. All
+        others take window vectors of any pooling: their mean, their maximum, the first
+        window alone, or a mean whose weights are learned from ``y`` in `fit`. They work
+        on windows, of which `memory` keeps each as it keeps a text.
     prompt : str or None, default=None
         Put before every text, for encoders trained so (``"query: "``). None is the
         default prompt that the checkpoint declares, if any; "" is none.
@@ -168,8 +209,8 @@ default="concat"
         Spread of each layer on the training texts, by which it is divided before it is
         weighted; only with ``layer_combination="scalar_mix"``.
     query_ : ndarray of shape (n_features,)
-        Learned query: a token counts by the softmax over its text of its state times
-        this; only with ``pooling="learned_attention"``.
+        Learned query: a token, or a window, counts by the softmax over its text of its
+        state or vector times this; only with "learned_attention".
 
     See Also
     --------
@@ -201,7 +242,8 @@ default="concat"
 
     _decisive = (
         "model", "layer", "layer_combination", "pooling", "special_tokens",
-        "normalize", "max_length", "overflow", "stride", "prompt", "dtype",
+        "normalize", "max_length", "overflow", "stride", "chunk_pooling", "prompt",
+        "dtype",
         "token_dtype", "revision",
     )  # fmt: skip
     _learned = (*EncoderEstimator._learned, "query_")
@@ -218,6 +260,7 @@ default="concat"
         max_length: int | None = None,
         overflow: str = "truncate",
         stride: int | None = None,
+        chunk_pooling: str = "auto",
         prompt: str | None = None,
         missing: str = "raise",
         memory: Any = None,
@@ -241,6 +284,7 @@ default="concat"
         self.max_length = max_length
         self.overflow = overflow
         self.stride = stride
+        self.chunk_pooling = chunk_pooling
         self.prompt = prompt
         self.missing = missing
         self.memory = memory
@@ -262,7 +306,14 @@ default="concat"
         return tags
 
     def _learns_from_y(self) -> bool:
-        return self._mixes() or self._attends()
+        return self._mixes() or self._learns_query()
+
+    def _learns_query(self) -> bool:
+        return self._attends() or self._weighs_chunks()
+
+    def _weighs_chunks(self) -> bool:
+        given = self.chunk_pooling
+        return isinstance(given, str) and given == "learned_attention"
 
     def _attends(self) -> bool:
         pooling = self.pooling
@@ -273,7 +324,7 @@ default="concat"
     def fit(self, X: Any, y: Any = None) -> BertVectorizer:
         """Resolve the parameters for this encoder; learn from `y` if asked to.
 
-        Only ``layer_combination="scalar_mix"`` and ``pooling="learned_attention"``
+        Only ``layer_combination="scalar_mix"`` and what is called "learned_attention"
         encode texts here.
 
         Parameters
@@ -348,11 +399,15 @@ default="concat"
         Returns
         -------
         ndarray of str objects of shape (n_features,)
-            For example "layer6_mean_0" or "layers3to6_mean_cls_17".
+            For example "layer6_mean_0", "layers3to6_mean_cls_17" or
+            "layer6_mean_chunk_max_0".
         """
         check_is_fitted(self)
+        poolings = self.pooling_
+        if self.chunk_pooling != "auto":
+            poolings = tuple(f"{name}_chunk_{self.chunk_pooling}" for name in poolings)
         names = feature_names(
-            self.layers_, self.pooling_, self.layer_combination_, self.width_
+            self.layers_, poolings, self.layer_combination_, self.width_
         )
         return np.array(names, dtype=object)
 
@@ -379,11 +434,103 @@ default="concat"
             )
         texts = self._read_texts(X, is_fit=False)
         request = self._unchanged_request()
-        rows = gather(self._blocks(texts, request), len(texts))
-        _, weights = attend(rows, self.query_, self._factors_of_states())
+        weights = self._weights_of_rows(texts, request)
         return [
-            TokenWeights(tokens, np.array(part))
+            TokenWeights(tokens, part)
             for tokens, part in zip(tokens_of(texts, request), weights, strict=True)
+        ]
+
+    # Windows of long texts
+
+    def n_chunks(self, X: Any) -> np.ndarray:
+        """Return in how many windows each text is encoded.
+
+        More than one only with ``overflow="chunk"``. Counted by the tokenizer: nothing
+        is encoded.
+
+        Parameters
+        ----------
+        X : iterable of str of shape (n_texts,)
+            Texts, or a 2-D container with one column of them.
+
+        Returns
+        -------
+        ndarray of shape (n_texts,)
+            At least 1, the empty text included.
+        """
+        check_is_fitted(self)
+        texts = self._read_texts(X, is_fit=False)
+        return n_chunks_of(texts, self._unchanged_request())
+
+    def transform_chunks(self, X: Any) -> FlatChunks:
+        """Return the features of every window, for a model of your own.
+
+        A window has the features of a text of its own, whatever `chunk_pooling` says;
+        those of a text with one window are what `transform` gives.
+
+        Parameters
+        ----------
+        X : iterable of str of shape (n_texts,)
+            Texts, or a 2-D container with one column of them.
+
+        Returns
+        -------
+        FlatChunks
+            ``values`` of shape (n_chunks, n_features), and ``offsets`` of shape
+            (n_texts + 1,), at which they split into texts.
+
+        Raises
+        ------
+        ValueError
+            Texts have no windows (`overflow`), or windows no vectors (`pooling`).
+        """
+        check_is_fitted(self)
+        if self.overflow != "chunk":
+            raise ValueError(
+                "transform_chunks needs overflow='chunk', which encodes windows; with "
+                f"overflow={self.overflow!r} a text has one vector, see transform."
+            )
+        self._refuse_token_attention("transform_chunks gives a vector of each window")
+        texts = self._read_texts(X, is_fit=False)
+        request = self._unchanged_request(chunks=True)
+
+        def combined(block: Any) -> Ragged:
+            values = self._normalized(self._combined_rows(block.values))
+            return Ragged(values, block.starts, block.counts)
+
+        blocks = iter_features(texts, request, self._engine())
+        chunks = gather(((which, combined(b)) for which, b in blocks), len(texts))
+        values = chunks.rows.reshape(-1, self._n_features())
+        return FlatChunks(values, np.concatenate([[0], np.cumsum(chunks.counts)]))
+
+    def chunk_weights(self, X: Any) -> list[ChunkWeights]:
+        """Return how much each window of each text counts in its features.
+
+        Only for ``chunk_pooling="learned_attention"``.
+
+        Parameters
+        ----------
+        X : iterable of str of shape (n_texts,)
+            Texts, or a 2-D container with one column of them.
+
+        Returns
+        -------
+        list of ChunkWeights
+            ``chunks``, what each window shows of the text, and ``weights``.
+        """
+        check_is_fitted(self)
+        if not self._weighs_chunks():
+            raise ValueError(
+                "chunk_weights needs chunk_pooling='learned_attention', which learns "
+                "them; this estimator was fitted with "
+                f"chunk_pooling={self.chunk_pooling!r}."
+            )
+        texts = self._read_texts(X, is_fit=False)
+        request = self._unchanged_request()
+        weights = self._weights_of_rows(texts, request)
+        return [
+            ChunkWeights(chunks, part)
+            for chunks, part in zip(chunks_of(texts, request), weights, strict=True)
         ]
 
     # The steps, on plain lists of texts
@@ -394,6 +541,8 @@ default="concat"
             what = "layer_combination='scalar_mix' learns layer weights"
             if self._attends():
                 what = "pooling='learned_attention' learns which tokens count"
+            if self._weighs_chunks():
+                what = "chunk_pooling='learned_attention' learns which windows count"
             raise ValueError(
                 f"This {type(self).__name__} estimator requires y to be passed, but "
                 f"the target y is None: {what} from y."
@@ -406,14 +555,14 @@ default="concat"
         return frozen
 
     def _frozen(self, texts: list[str]) -> np.ndarray | Ragged:
-        """Return what is learned from: features by layer, or token states."""
-        if not self._attends():
+        """Return what is learned from: features by layer, or rows to be weighted."""
+        if not self._learns_query():
             return self._by_layer(texts)
         request = self._request(self._checkpoint())
         return gather(self._blocks(texts, request), len(texts))
 
     def _learn(self, frozen: np.ndarray | Ragged, y: Any, **options: Any) -> None:
-        """Learn layer weights, a query over tokens, or both."""
+        """Learn layer weights, a query over tokens or windows, or both."""
         try:
             mix: ScalarMix | None
             if isinstance(frozen, Ragged):
@@ -433,68 +582,96 @@ default="concat"
         return self._combine(blocks, len(texts))
 
     def _blocks(self, texts: list[str], request: Request) -> Iterator[Any]:
-        """Yield which texts, and their features by layer or combined token states."""
+        """Yield which texts, and their features by layer or rows to be weighted."""
         for which, block in iter_features(texts, request, self._engine()):
-            if isinstance(block, Ragged):
-                block = self._combined_states(block)
-            yield which, block
+            if isinstance(block, Ragged) and self._learns_query():
+                yield which, self._rows_to_weigh(block)
+            elif isinstance(block, Ragged):
+                yield which, join(block, self.chunk_pooling)
+            else:
+                yield which, block
 
-    def _by_layer(self, texts: list[str]) -> np.ndarray:
+    def _by_layer(self, texts: list[str], request: Request | None = None) -> np.ndarray:
         """Return uncombined features, (n_texts, n_poolings, n_layers, width)."""
-        if self._attends():
+        if self._learns_query():
+            name = "pooling" if self._attends() else "chunk_pooling"
             raise ValueError(
-                "pooling='learned_attention' is learned from y together with what "
+                f"{name}='learned_attention' is learned from y together with what "
                 "follows, so there are no features of each layer to compare by "
-                "themselves; name other poolings, or use BertProbeClassifier."
+                f"themselves; name another {name}, or use BertProbeClassifier."
             )
-        return features(texts, self._request(self._checkpoint()), self._engine())
+        request = request or self._request(self._checkpoint())
+        out = request.empty_block(len(texts))
+        for which, block in self._blocks(texts, request):
+            out[which] = block
+        return out
 
     def _factors(self) -> np.ndarray | None:
         """Return the factors of the layers' weighted sum, (n_poolings, n_layers)."""
         n_poolings, n_layers = len(self.pooling_), len(self.layers_)
         return coefficients(self.layer_combination_, n_poolings, n_layers, self._mix)
 
+    def _n_features(self) -> int:
+        n_vectors = 1 if self._factors() is not None else len(self.layers_)
+        return n_vectors * len(self.pooling_) * self.width_
+
     def _combine(self, blocks: Any, n_texts: int) -> np.ndarray:
         factors = self._factors()
-        n_vectors = len(self.pooling_) * (len(self.layers_) if factors is None else 1)
-        out = np.empty((n_texts, n_vectors * self.width_), dtype=np.float32)
+        out = np.empty((n_texts, self._n_features()), dtype=np.float32)
         for rows, block in blocks:
             part = np.empty((len(rows), out.shape[1]), dtype=np.float32)
             if isinstance(block, Ragged):
-                part[:], _ = attend(block, self.query_, self._factors_of_states())
+                part[:], _ = attend(block, self.query_, self._factors_of_rows())
             else:
                 combine(block, factors, part)
-            if self.normalize_:
-                norms = np.linalg.norm(part, axis=1, keepdims=True)
-                part /= np.maximum(norms, 1e-12)
-            out[rows] = part
+            out[rows] = self._normalized(part)
         return out
+
+    def _normalized(self, part: np.ndarray) -> np.ndarray:
+        """Scale vectors to unit length, in place, if they are to be."""
+        if self.normalize_:
+            norms = np.linalg.norm(part, axis=1, keepdims=True)
+            part /= np.maximum(norms, 1e-12)
+        return part
 
     def _combine_all(self, frozen: np.ndarray | Ragged) -> np.ndarray:
         """Return the features of texts from what `_frozen` returned."""
         return self._combine([(np.arange(len(frozen)), frozen)], len(frozen))
 
-    # Token states, for a learned query
+    # Token states or windows, for a learned query
 
-    def _combined_states(self, block: Ragged) -> Ragged:
-        """Return token states with their layers combined, unless weights are learned.
+    def _rows_to_weigh(self, block: Ragged) -> Ragged:
+        """Return rows with their layers combined, unless weights are learned.
 
-        Values have the shape (n_rows, n_layers or 1, width).
+        Values have the shape (n_rows, n_layers or 1, n_features).
         """
-        if self.layer_combination_ == "scalar_mix":
-            return block
-        factors = self._factors()
-        values = block.values
-        n_rows, n_layers, width = values.shape
-        if factors is None:
-            values = values.reshape(n_rows, 1, n_layers * width)
+        values = block.values  # (n_rows, n_poolings, n_layers, width)
+        n_rows, n_poolings, n_layers, width = values.shape
+        if self._mixes():
+            if n_poolings > 1:  # layers share their weight under all poolings
+                values = np.swapaxes(values, 1, 2)
+            values = values.reshape(n_rows, n_layers, n_poolings * width)
         else:
-            values = np.matmul(factors[:1], values.astype(np.float32, copy=False))
-            values = values.astype(block.values.dtype, copy=False)
+            values = self._combined_rows(values)[:, np.newaxis]
         return Ragged(values, block.starts, block.counts)
 
-    def _factors_of_states(self) -> np.ndarray | None:
-        """Return the factors of layers that `_combined_states` left apart."""
+    def _combined_rows(self, values: np.ndarray) -> np.ndarray:
+        """Return rows with their layers combined, (n_rows, n_features)."""
+        factors, shape = self._factors(), (len(values), self._n_features())
+        if factors is None:
+            return values.reshape(shape)
+        out = np.empty(shape, dtype=values.dtype)
+        combine(values, factors, out)
+        return out
+
+    def _weights_of_rows(self, texts: list[str], request: Request) -> list[np.ndarray]:
+        """Return the weights of the rows of each text, under the query learned."""
+        rows = gather(self._blocks(texts, request), len(texts))
+        _, weights = attend(rows, self.query_, self._factors_of_rows())
+        return [np.array(part) for part in weights]
+
+    def _factors_of_rows(self) -> np.ndarray | None:
+        """Return the factors of layers that `_rows_to_weigh` left apart."""
         factors = self._factors()
         return factors[0] if factors is not None and self._mixes() else None
 
@@ -511,9 +688,30 @@ default="concat"
         else:
             self.normalize_ = check_bool("normalize", self.normalize)
         check_choice("overflow", self.overflow, ("truncate", "chunk", "raise"))
+        self._check_chunk_pooling()
         if self.prompt is not None and not isinstance(self.prompt, str):
             raise TypeError(f"prompt must be a str or None, got {self.prompt!r}.")
         self.prompt_ = declared.prompt if self.prompt is None else str(self.prompt)
+
+    def _check_chunk_pooling(self) -> None:
+        given = check_choice("chunk_pooling", self.chunk_pooling, _CHUNK_POOLINGS)
+        if given == "auto":
+            return
+        if self.overflow != "chunk":
+            raise ValueError(
+                f"chunk_pooling={given!r} joins the windows of long texts, and "
+                f"overflow={self.overflow!r} makes none; pass overflow='chunk', or "
+                "chunk_pooling='auto'."
+            )
+        self._refuse_token_attention(f"chunk_pooling={given!r} joins their vectors")
+
+    def _refuse_token_attention(self, what: str) -> None:
+        if self._attends():
+            raise ValueError(
+                "pooling='learned_attention' weights the tokens of all windows of a "
+                f"text together, so that windows have no vectors, and {what}; name "
+                "another pooling, such as pooling='mean'."
+            )
 
     def _resolve_pooling(self, checkpoint: Checkpoint) -> tuple[str, ...]:
         poolings = check_pooling(self.pooling)
@@ -542,10 +740,17 @@ default="concat"
             )
         return poolings
 
-    def _request(self, checkpoint: Checkpoint) -> Request:
+    def _request(self, checkpoint: Checkpoint, *, chunks: bool = False) -> Request:
+        """Return what is asked of the encoder; with `chunks`, of windows."""
+        poolings = self.pooling_
+        if self._attends():
+            half = self.token_dtype != "float32"
+            poolings = ("tokens_float16" if half else "tokens",)
+        elif chunks or self.chunk_pooling != "auto":
+            poolings = tuple(map(of_chunks, poolings))
         return Request(
             checkpoint=checkpoint,
-            poolings=(self._states_name(),) if self._attends() else self.pooling_,
+            poolings=poolings,
             layers=self.layers_,
             special_tokens=bool(self.special_tokens),
             max_length=self.max_length_,
@@ -555,6 +760,3 @@ default="concat"
             include_prompt=checkpoint.declared.include_prompt,
             dtype=self.dtype_,
         )
-
-    def _states_name(self) -> str:
-        return "tokens" if self.token_dtype == "float32" else "tokens_float16"

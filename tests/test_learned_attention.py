@@ -48,7 +48,8 @@ def probe(model, **params):
 
 def states_of(fitted, texts):
     request = fitted._request(fitted._checkpoint())
-    return list(gather(iter_features(texts, request, Engine()), len(texts)))
+    rows = gather(iter_features(texts, request, Engine()), len(texts))
+    return [states[:, 0] for states in rows]
 
 
 # The vectorizer
@@ -247,7 +248,7 @@ def test_every_weight_has_its_token(tiny, params):
 def test_a_prompt_that_never_counts_has_no_weight(tiny, monkeypatch):
     import dataclasses
 
-    from sklearn_bert import vectorizer as module
+    from sklearn_bert import estimators as module
 
     find = module.find_checkpoint
 

@@ -14,7 +14,7 @@ import joblib
 import numpy as np
 import pytest
 
-from sklearn_bert import BertVectorizer, features
+from sklearn_bert import BertVectorizer, features, request
 from sklearn_bert import store as store_module
 from sklearn_bert.datasets import make_tiny_encoder
 from sklearn_bert.store import FeatureStore, StoreWarning, store_location
@@ -134,7 +134,7 @@ def test_only_evicted_texts_are_encoded_again(tiny, memory, fresh, work, monkeyp
 
 
 def key(text):
-    return features._hash([text], b"")[0]
+    return request.keys_of([text], "")[0]
 
 
 def test_clearing_between_looking_and_reading_is_made_good(

@@ -27,9 +27,9 @@ def test_vectorizer_parameters_and_their_order():
     parameters = inspect.signature(BertVectorizer).parameters
     assert list(parameters) == [
         "model", "layer", "layer_combination", "pooling", "special_tokens", "normalize",
-        "max_length", "overflow", "stride", "prompt", "missing", "memory",
-        "store_layers", "batch_size", "device", "dtype", "token_dtype", "n_jobs",
-        "revision", "local_files_only", "trust_remote_code", "verbose",
+        "max_length", "overflow", "stride", "chunk_pooling", "prompt", "missing",
+        "memory", "store_layers", "batch_size", "device", "dtype", "token_dtype",
+        "n_jobs", "revision", "local_files_only", "trust_remote_code", "verbose",
     ]  # fmt: skip
     kinds = {p.kind for name, p in parameters.items() if name != "model"}
     assert kinds == {inspect.Parameter.KEYWORD_ONLY}
@@ -42,8 +42,8 @@ def test_a_probe_takes_the_vectorizers_parameters_with_their_defaults():
     assert list(of_probe)[: len(of_vectorizer)] == list(of_vectorizer)
     assert all(of_probe[name] == of_vectorizer[name] for name in of_vectorizer)
     assert list(of_probe)[len(of_vectorizer) :] == [
-        "head", "standardize", "C", "class_weight", "hidden_size", "cv", "scoring",
-        "max_iter", "random_state",
+        "head", "standardize", "C", "class_weight", "hidden_size", "dropout", "cv",
+        "scoring", "max_iter", "random_state",
     ]  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from rows import SPACE, keys_of
 
 from sklearn_bert import store as store_module
-from sklearn_bert.ragged import Ragged, Spool, expand, starts_of
+from sklearn_bert.ragged import Ragged, Spool, expand, join, starts_of
 from sklearn_bert.store import FeatureStore, StoreWarning, store_location
 
 COUNTS = st.lists(st.integers(0, 5), min_size=1, max_size=12).map(np.array)
@@ -199,3 +199,12 @@ def test_any_texts_in_any_order_are_read(names):
         for start in (0, 11, 22):
             append(store, range(start, start + 11))
         check(store, names)
+
+
+@pytest.mark.parametrize("how", ["mean", "max", "first"])
+def test_rows_are_joined_text_by_text_in_any_order(how):
+    values = np.random.default_rng(0).normal(size=(9, 2, 3))
+    rows = Ragged(values, np.array([4, 0, 4, 8]), np.array([3, 4, 3, 1]))
+    naive = {"mean": np.mean, "max": np.max, "first": lambda part, axis: part[0]}[how]
+    expected = [naive(part, axis=0) for part in rows]
+    np.testing.assert_allclose(join(rows, how), expected)

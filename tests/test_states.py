@@ -15,8 +15,9 @@ from tokenizers.pre_tokenizers import ByteLevel
 from sklearn_bert import features as features_module
 from sklearn_bert.checkpoint import find_checkpoint
 from sklearn_bert.encoder import Plan, get_encoder
-from sklearn_bert.features import Engine, Request, iter_features
-from sklearn_bert.ragged import gather
+from sklearn_bert.features import Engine, iter_features
+from sklearn_bert.ragged import Ragged, gather
+from sklearn_bert.request import Request, keys_of
 from sklearn_bert.store import store_location
 
 TEXTS = [
@@ -56,7 +57,8 @@ def request(model, name="tokens", layers=(0, 2), **changes):
 
 def rows_of(texts, request, engine):
     """Return the rows of all texts, values (n_rows, n_layers, width)."""
-    return gather(iter_features(texts, request, engine), len(texts))
+    rows = gather(iter_features(texts, request, engine), len(texts))
+    return Ragged(rows.values[:, 0], rows.starts, rows.counts)
 
 
 @pytest.fixture(scope="session")
@@ -113,9 +115,10 @@ def test_pooling_the_states_gives_the_pooled_features(tiny):
     texts = [*TEXTS, "word " * 40]
     facts = {"layers": (1, 2), "max_length": 20}
     rows = rows_of(texts, request(tiny, **facts), Engine())
-    pooled = features_module.features(
-        texts, request(tiny, **facts, poolings=("mean", "max", "cls")), Engine()
-    )
+    pooled = np.empty((len(texts), 3, 2, 32))
+    asked = request(tiny, **facts, poolings=("mean", "max", "cls"))
+    for which, block in iter_features(texts, asked, Engine()):
+        pooled[which] = block
     for states, (mean, largest, first) in zip(rows, pooled, strict=True):
         np.testing.assert_allclose(states.mean(axis=0), mean, atol=1e-5)
         np.testing.assert_allclose(states.max(axis=0), largest, atol=1e-5)
@@ -266,7 +269,7 @@ def test_a_pass_for_states_keeps_every_layer_of_the_cheap_poolings(
 ):
     rows_of(TEXTS, request(tiny, layers=(2,)), engine(tmp_path))
     pooled = request(tiny, poolings=("max", "cls"), layers=(0, 1))
-    features_module.features(TEXTS, pooled, engine(tmp_path))
+    assert list(iter_features(TEXTS, pooled, engine(tmp_path)))
     assert work().n_texts == len(set(TEXTS))
 
 
@@ -291,7 +294,7 @@ def test_states_beyond_half_precision_are_an_error(tiny, tmp_path):
 
 
 def test_a_text_and_its_words_are_not_taken_for_each_other():
-    keys = features_module._hash(["a b", ("a b",), ("a", "b"), ("ab", ""), ()], b"")
+    keys = keys_of(["a b", ("a b",), ("a", "b"), ("ab", ""), ()], "")
     assert len(set(keys.tolist())) == 5
 
 

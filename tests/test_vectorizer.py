@@ -16,7 +16,7 @@ from sklearn.pipeline import Pipeline
 
 from sklearn_bert import BertVectorizer
 from sklearn_bert.datasets import make_tiny_encoder
-from sklearn_bert.features import Request
+from sklearn_bert.request import Request
 from sklearn_bert.store import FeatureStore, StoreWarning, store_location
 
 TEXTS = [

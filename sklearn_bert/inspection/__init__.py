@@ -6,7 +6,7 @@ that draw import `_drawing`, and parts import each other without cycles. None ne
 matplotlib until something is drawn.
 
 Level 8 of the module map: the modules in here import `_validation`, `checkpoint`,
-`features`, `geometry`, `tokenizer` and `vectorizer`.
+`features`, `geometry`, `ragged`, `request`, `tokenizer`, `tokens` and `vectorizer`.
 """
 
 from ..geometry import (

@@ -44,7 +44,7 @@ def pipeline_code(params: dict[str, Any], *, source: Any = None, **reading: Any)
     Raises
     ------
     TypeError
-        A parameter cannot be spelt out, such as an estimator.
+        A parameter cannot be spelt out, such as an estimator, or is one of words.
 
     Examples
     --------
@@ -65,6 +65,11 @@ def pipeline_code(params: dict[str, Any], *, source: Any = None, **reading: Any)
     )
     classifier.fit(X, y)
     """
+    if "subwords" in params:
+        raise TypeError(
+            "pipeline_code spells out pipelines of texts, and these are parameters of "
+            "words; pass them to BertTokenProbeClassifier."
+        )
     lines = [
         "from sklearn.linear_model import LogisticRegression",
         "from sklearn.pipeline import make_pipeline",

@@ -1,9 +1,9 @@
 """What every layer of an encoder holds of a task, from one pass.
 
-`probe_layers` applies the measures of `_probing` layer by layer. Computes only:
-`_layer_probes_display` draws.
+`probe_layers` applies the measures of `_probing` layer by layer, to texts or to words.
+Computes only: `_layer_probes_display` draws.
 
-Imports `checkpoint`.
+Imports `checkpoint`, `tokens` and `vectorizer`.
 """
 
 from __future__ import annotations
@@ -15,18 +15,27 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, clone
-from sklearn.model_selection import check_cv, cross_val_score
+from sklearn.model_selection import cross_val_score
 
 from ..checkpoint import DEFAULT_MODEL
+from ..tokens import BertTokenVectorizer
+from ..vectorizer import BertVectorizer
 from ._classifiers import default_classifier, map_on_one_thread
 from ._probing import (
     DescriptionLength,
     Selectivity,
     check_classes,
-    minimum_description_length,
+    describe,
     selectivity,
 )
-from ._texts import Meter, features_by_layer, make_vectorizer
+from ._texts import (
+    Meter,
+    features_by_layer,
+    make_vectorizer,
+    make_word_vectorizer,
+    word_features_by_layer,
+)
+from ._words import Sample, flatten
 
 __all__ = ["LayerProbes", "probe_layers"]
 
@@ -44,6 +53,7 @@ class LayerProbes:
     model : str
         The encoder's name.
     pooling : str
+        Of words, ``subwords``.
     layers : tuple of int
         Layers, counted from 0.
     accuracies : ndarray of shape (n_layers, n_splits) or None
@@ -57,6 +67,8 @@ class LayerProbes:
         Distinct texts that went through the encoder; the others were in the store.
     seconds_features, seconds_scoring : float
         Time to encode or read, and time of the probes.
+    n_words : int or None
+        Words probed; None where rows are texts.
     """
 
     model: str
@@ -69,6 +81,7 @@ class LayerProbes:
     n_texts_encoded: int
     seconds_features: float
     seconds_scoring: float
+    n_words: int | None = None
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -100,7 +113,11 @@ class LayerProbes:
                 is_best = sign and sign * values[i] == max(sign * v for v in values)
                 row += f"{values[i]:>14{form}}{'*' if is_best else ' '}"
             lines.append(row)
-        lines.append(f"{self.pooling} pooling, {self.n_texts:,} texts; * best")
+        what = f"{self.pooling} pooling, {self.n_texts:,} texts"
+        if self.n_words is not None:
+            what = f"{self.pooling} of a word's tokens, {self.n_words:,} words of "
+            what += f"{self.n_texts:,} texts"
+        lines.append(f"{what}; * best")
         if self.selectivities is not None:
             lines.append(
                 f"control and selectivity: on {self.selectivities[0].seen:.0%} of the "
@@ -131,32 +148,36 @@ def probe_layers(
 
     Parameters
     ----------
-    X : iterable of str of shape (n_texts,)
-        Texts.
-    y : array-like of shape (n_texts,)
-        Classes.
-    types : array-like of shape (n_texts,), default=None
+    X : iterable of str, or of sequences of str, of length n_texts
+        Texts; or texts that are split into words, which are then what is probed.
+    y : array-like of shape (n_texts,), or iterable of sequences of length n_texts
+        Classes. For words, one tag per word.
+    types : array-like of shape (n_texts,), or as `y` for words, default=None
         For "selectivity", see `control_labels`. None is the first word of each text in
-        lower case: something on the surface that returns in other texts.
+        lower case: something on the surface that returns in other texts. For words it
+        is the word itself in lower case, as many encoders read it so.
     model : str, default="sentence-transformers/all-MiniLM-L6-v2"
         As in `BertVectorizer`.
     layers : int, sequence of int, or "all", default="all"
         As ``layer`` in `BertVectorizer`.
     pooling : str, default="auto"
-        As in `BertVectorizer`, one only; "auto" is what the checkpoint declares.
+        As in `BertVectorizer`, one only; "auto" is what the checkpoint declares. For
+        words, ``subwords`` of `BertTokenVectorizer`, and "auto" is "mean".
     metrics : sequence of {"accuracy", "selectivity", "mdl"}, default=all three
         "accuracy" trains a probe per layer and split, "selectivity" two, "mdl" one per
         portion.
     estimator : classifier, default=None
         The probe. None standardises and fits ``LogisticRegression(C=0.01)``.
     cv : int, cross-validation generator or iterable, default=5
-        The same splits for every layer.
+        The same splits for every layer. For words, folds and portions are over texts,
+        as words of one text know each other.
     random_state : int, default=0
         Of the control labels and the order of the portions: the same for every layer.
     n_jobs : int, default=None
         Processes for the probes, as in joblib. Each probe gets one thread.
     **vectorizer_params
-        Other parameters of `BertVectorizer`, such as ``memory`` or ``max_length``.
+        Other parameters of `BertVectorizer`, or for words of `BertTokenVectorizer`,
+        such as ``memory`` or ``max_length``.
 
     Returns
     -------
@@ -194,39 +215,42 @@ def probe_layers(
         raise TypeError(
             f"pooling={pooling!r} must be one pooling; `layer_sweep` takes several."
         )
-    vectorizer = make_vectorizer(
-        "probe_layers",
-        "it probes every layer of `layers` by itself.",
-        DECIDED,
-        model=model,
-        layers=layers,
-        poolings=pooling,
-        params=vectorizer_params,
-    )
-    texts = vectorizer._read_texts(X, is_fit=True)
-    y = check_classes(y)
-    if len(y) != len(texts):
-        raise ValueError(f"y has {len(y)} rows for {len(texts)} texts in X.")
-    vectorizer.fit(texts)
-    if len(vectorizer.pooling_) > 1:
-        raise ValueError(
-            f"pooling={pooling!r} is {vectorizer.pooling_} for this checkpoint; name "
-            "one of them."
-        )
-    types = _first_words(texts) if types is None else list(types)
-    if len(types) != len(texts):
-        raise ValueError(f"types has {len(types)} rows for {len(texts)} texts in X.")
-    splits = list(check_cv(cv, y, classifier=True).split(texts, y))
+    sample = Sample.read(X, vectorizer_params.get("missing", "raise"))
+    caller = "probe_layers", "it probes every layer of `layers` by itself.", DECIDED
+    given: dict[str, Any] = {
+        "model": model, "layers": layers, "params": vectorizer_params
+    }  # fmt: skip
+    vectorizer: BertVectorizer | BertTokenVectorizer
+    if sample.is_split:
+        pooling = "mean" if pooling == "auto" else pooling
+        vectorizer = make_word_vectorizer(*caller, subwords=[pooling], **given)
+    else:
+        vectorizer = make_vectorizer(*caller, poolings=pooling, **given)
+    y = check_classes(sample.labels(y))
+    vectorizer.fit([])
+    if isinstance(vectorizer, BertVectorizer):
+        if len(vectorizer.pooling_) > 1:
+            raise ValueError(
+                f"pooling={pooling!r} is {vectorizer.pooling_} for this checkpoint; "
+                "name one of them."
+            )
+        (pooling,) = vectorizer.pooling_
+    types = _types(sample, types)
+    splits = sample.splits(cv, y, classifier=True)
 
     meter = Meter()
-    block = features_by_layer(vectorizer, texts)
+    if isinstance(vectorizer, BertVectorizer):
+        block = features_by_layer(vectorizer, sample.texts)
+    else:
+        block = word_features_by_layer(vectorizer, sample.texts, [pooling])
     seconds_features = meter.seconds
     probe = default_classifier() if estimator is None else estimator
-    asked = (probe, splits, random_state)
+    n_words = np.ones(len(y), np.intp) if sample.n_words is None else sample.n_words
+    asked = (probe, splits, n_words, random_state)
     results = map_on_one_thread(
         _probe_layer,
         (
-            (np.ascontiguousarray(block[:, 0, i]), y, types, tuple(metrics), *asked)
+            (block[:, 0, i], y, types, tuple(metrics), *asked)
             for i in range(block.shape[2])
         ),
         n_jobs=n_jobs,
@@ -235,15 +259,16 @@ def probe_layers(
     accuracies, selectivities, lengths = zip(*results, strict=True)
     return LayerProbes(
         model=str(model),
-        pooling=vectorizer.pooling_[0],
+        pooling=pooling,
         layers=vectorizer.layers_,
         accuracies=np.array(accuracies) if "accuracy" in metrics else None,
         selectivities=selectivities if "selectivity" in metrics else None,
         description_lengths=lengths if "mdl" in metrics else None,
-        n_texts=len(texts),
+        n_texts=len(sample.texts),
         n_texts_encoded=meter.n_texts_encoded,
         seconds_features=seconds_features,
         seconds_scoring=meter.seconds - seconds_features,
+        n_words=sample.n_rows if sample.is_split else None,
     )
 
 
@@ -254,9 +279,11 @@ def _probe_layer(
     metrics: tuple[str, ...],
     probe: BaseEstimator,
     splits: list[Any],
+    n_words: NDArray[np.intp],
     random_state: int,
 ) -> tuple[Any, Any, Any]:
     """Return the results of one layer, None for a metric that is not asked for."""
+    features = np.ascontiguousarray(features, dtype=np.float32)
     accuracies = selectivities = lengths = None
     seed: dict[str, Any] = {"random_state": random_state}
     if "accuracy" in metrics:
@@ -269,9 +296,20 @@ def _probe_layer(
             features, y, types, estimator=probe, cv=splits, **seed
         )
     if "mdl" in metrics:
-        lengths = minimum_description_length(features, y, estimator=probe, **seed)
+        lengths = describe(features, y, n_words, estimator=probe, **seed)
     return accuracies, selectivities, lengths
 
 
-def _first_words(texts: list[str]) -> list[str]:
-    return [(text.split(maxsplit=1) or [""])[0].lower() for text in texts]
+def _types(sample: Sample, types: Any) -> list[Any]:
+    """Return the type of each row."""
+    if sample.n_words is not None:
+        if types is None:
+            return [word.lower() for words in sample.texts for word in words]
+        return flatten("types", types, sample.n_words)
+    texts = sample.texts
+    if types is None:
+        return [(text.split(maxsplit=1) or [""])[0].lower() for text in texts]
+    types = list(types)
+    if len(types) != len(texts):
+        raise ValueError(f"types has {len(types)} rows for {len(texts)} texts in X.")
+    return types

@@ -8,7 +8,7 @@ import numpy as np
 
 from ._drawing import COLOURS, add_legend, axes_for
 from ._layer_probes import DECIDED, LayerProbes, probe_layers
-from ._texts import parameters_of
+from ._texts import parameters_of, words_for
 
 __all__ = ["ProbingDisplay"]
 
@@ -40,7 +40,8 @@ class ProbingDisplay:
         ----------
         estimator : BertVectorizer or Pipeline that begins with one
             Its parameters are used, other than ``layer`` and ``layer_combination``;
-            the other steps of a pipeline are not.
+            the other steps of a pipeline are not. Or a `BertTokenVectorizer`, for
+            words, which splits texts that are not split.
         X, y : see `probe_layers`
         ax : matplotlib Axes or sequence of them, default=None
             As in `plot`.
@@ -54,6 +55,7 @@ class ProbingDisplay:
         own = parameters_of(
             estimator, DECIDED, hint="; pass a probe as estimator= of probe_layers"
         )
+        X = words_for(estimator, X)
         return cls(probe_layers(X, y, **{**own, **params})).plot(ax=ax)
 
     def plot(self, ax: Any = None, *, metrics: Any = None) -> ProbingDisplay:

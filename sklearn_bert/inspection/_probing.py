@@ -1,11 +1,13 @@
 """What a representation holds: control tasks and description length.
 
 `control_labels`, `selectivity` and `minimum_description_length` take features and
-labels, one row per text or per token, wherever they come from; `_layer_probes` applies
-them to an encoder layer by layer.
+labels, one row per text or, text by text, one per word, wherever they come from;
+`_layer_probes` applies them to an encoder layer by layer.
 
 A probe's accuracy alone says little: a strong probe memorises, a weak one may miss what
 is there.
+
+Imports `_validation` and `ragged`.
 """
 
 from __future__ import annotations
@@ -22,12 +24,16 @@ from sklearn.model_selection import check_cv
 from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import type_of_target
 
+from .._validation import check_tags
+from ..ragged import expand, starts_of
 from ._classifiers import default_classifier
+from ._words import flatten, splits_over_texts
 
 __all__ = [
     "DescriptionLength",
     "Selectivity",
     "control_labels",
+    "describe",
     "minimum_description_length",
     "selectivity",
 ]
@@ -203,16 +209,19 @@ def selectivity(
 
     Parameters
     ----------
-    features : array-like of shape (n_rows, n_features)
-        Of texts or of tokens.
-    y : array-like of shape (n_rows,)
-        The task's labels.
-    types : array-like of shape (n_rows,)
-        As in `control_labels`. Types must occur in several rows.
+    features : array-like of shape (n_rows, n_features), or list of them
+        Of texts; or of words, an array of shape (n_words, n_features) for each text, as
+        `BertTokenVectorizer.transform` returns them.
+    y : array-like of shape (n_rows,), or iterable of sequences
+        The task's labels; of words, one sequence per text.
+    types : array-like of shape (n_rows,), or iterable of sequences
+        As in `control_labels`; of words, one sequence per text, such as its words.
+        Types must occur in several rows.
     estimator : classifier, default=None
         The probe. None standardises and fits ``LogisticRegression(C=0.01)``.
     cv : int, cross-validation generator or iterable, default=5
-        Splits of the rows; the probe is trained anew on each, once per task.
+        Splits of the rows; the probe is trained anew on each, once per task. Of words,
+        splits of the texts, since words of one text know each other.
     random_state : int, RandomState or None, default=0
         Of the control labels.
 
@@ -232,9 +241,6 @@ def selectivity(
     accuracies are taken on the same rows: the test rows whose type occurs in training;
     `Selectivity.seen` is their share. Both count rows, not types.
 
-    Tokens of one text should not be split: pass `cv` such as
-    ``list(GroupKFold(5).split(features, y, text_of_row))``.
-
     References
     ----------
     Hewitt & Liang 2019, "Designing and interpreting probes with control tasks", EMNLP.
@@ -250,7 +256,12 @@ def selectivity(
     >>> result.accuracy > 0.85 > 0.75 > result.control_accuracy
     True
     """
-    features, y = _check_rows(features, y)
+    features, y, n_words = _check_rows(features, y)
+    if n_words is None:
+        splits = list(check_cv(cv, y, classifier=True).split(features, y))
+    else:
+        types = flatten("types", types, n_words)
+        splits = splits_over_texts(cv, n_words)
     control = control_labels(types, y, random_state=random_state)
     if len(np.unique(control)) < 2:
         raise ValueError(
@@ -263,7 +274,7 @@ def selectivity(
     accuracies: list[float] = []
     controls: list[float] = []
     n_seen = n_tested = 0
-    for train, test in check_cv(cv, y, classifier=True).split(features, y):
+    for train, test in splits:
         is_seen = np.isin(names[test].astype(str), np.unique(names[train].astype(str)))
         rows = np.asarray(test)[is_seen]
         n_seen, n_tested = n_seen + len(rows), n_tested + len(is_seen)
@@ -301,10 +312,12 @@ def minimum_description_length(
 
     Parameters
     ----------
-    features : array-like of shape (n_rows, n_features)
-        Of texts or of tokens.
-    y : array-like of shape (n_rows,)
-        Labels.
+    features : array-like of shape (n_rows, n_features), or list of them
+        Of texts; or of words, an array of shape (n_words, n_features) for each text, as
+        `BertTokenVectorizer.transform` returns them. Portions then end where texts do,
+        since words of one text know each other.
+    y : array-like of shape (n_rows,), or iterable of sequences
+        Labels; of words, one sequence per text.
     estimator : classifier with ``predict_proba``, default=None
         The probe. None standardises and fits ``LogisticRegression(C=0.01)``.
     fractions : sequence of float, default=(0.001, 0.002, 0.004, 0.008, 0.016, 0.032, \
@@ -348,7 +361,24 @@ def minimum_description_length(
     >>> mdl.uniform_codelength, mdl.codelength < 400
     (500.0, True)
     """
-    features, y = _check_rows(features, y)
+    features, y, n_words = _check_rows(features, y)
+    n_words = np.ones(len(y), dtype=np.intp) if n_words is None else n_words
+    return describe(
+        features, y, n_words, estimator=estimator, fractions=fractions,
+        random_state=random_state,
+    )  # fmt: skip
+
+
+def describe(
+    features: NDArray[Any],
+    y: NDArray[Any],
+    n_words: NDArray[np.intp],
+    *,
+    estimator: BaseEstimator | None = None,
+    fractions: Sequence[float] = _FRACTIONS,
+    random_state: Any = 0,
+) -> DescriptionLength:
+    """Return the code length of checked rows that lie text by text."""
     classes, y = np.unique(y, return_inverse=True)
     if len(classes) < 2:
         raise ValueError(f"y must hold at least two classes, got {classes.tolist()}.")
@@ -359,8 +389,11 @@ def minimum_description_length(
             "not; for support vector machines, wrap it in CalibratedClassifierCV."
         )
     ends = _portion_ends(fractions, len(y))
-    order = check_random_state(random_state).permutation(len(y))
+    texts = check_random_state(random_state).permutation(len(n_words))
+    order = expand(starts_of(n_words)[texts], n_words[texts])
     features, y = features[order], y[order]
+    ends_of_texts = np.cumsum(n_words[texts])
+    ends = np.unique(ends_of_texts[np.searchsorted(ends_of_texts, ends)])
     bits = [ends[0] * float(np.log2(len(classes)))]
     for start, end in itertools.pairwise(ends.tolist()):
         known = np.unique(y[:start])
@@ -403,11 +436,21 @@ def check_classes(y: Any) -> NDArray[Any]:
     return y
 
 
-def _check_rows(features: Any, y: Any) -> tuple[NDArray[Any], NDArray[Any]]:
+def _check_rows(
+    features: Any, y: Any
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.intp] | None]:
+    """Return features and labels, row by row; of words also how many each text has."""
+    n_words = None
+    if isinstance(features, (list, tuple)) and all(
+        isinstance(rows, np.ndarray) and rows.ndim == 2 for rows in features
+    ):
+        n_words = np.array([len(rows) for rows in features], dtype=np.intp)
+        y = check_tags(y, n_words.tolist())
+        features = np.concatenate(features) if len(features) else np.empty((0, 0))
     features, y = np.asarray(features), check_classes(y)
     if features.ndim != 2 or len(features) != len(y):
         raise ValueError(
             "features must be of shape (n_rows, n_features) with a row per label, got "
             f"shape {features.shape} for {len(y)} labels."
         )
-    return features, y
+    return features, y, n_words

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..layers import read_layer
+from ..pooling import read_pooling
 from ._sweep import Cell, LayerSweep, name_of_score
 
 __all__ = ["sweep_of_search"]
@@ -31,7 +33,7 @@ def sweep_of_search(search: Any, scoring: str | None) -> LayerSweep:
         if layer_name not in params or pooling_name not in params:
             continue  # a list of grids may leave either out
         layer = _plain_layer(params[layer_name], n_layers)
-        pooling = params[pooling_name]
+        pooling = read_pooling(params[pooling_name])
         if not isinstance(pooling, str):
             pooling = "+".join(pooling)
         old = best.get((layer, pooling))
@@ -98,6 +100,7 @@ def _best_encoder(search: Any, layer_name: str) -> Any:
 
 
 def _plain_layer(layer: Any, n_layers: int | None) -> Any:
+    layer = read_layer(layer)
     if isinstance(layer, str):
         return layer
     if np.ndim(layer):

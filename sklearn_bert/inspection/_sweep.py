@@ -2,10 +2,10 @@
 
 `layer_sweep` scores a classifier on every layer under every pooling from one pass of
 the encoder, compares the best cell with the default one, and can score an untrained
-encoder beside it. A cell is a layer under a pooling. Computes only: `_sweep_display`
-draws.
+encoder beside it. A cell is a layer under a pooling; of words, the pooling is of a
+word's tokens. Computes only: `_sweep_display` draws.
 
-Imports `checkpoint` and `vectorizer`.
+Imports `checkpoint`, `tokens` and `vectorizer`.
 """
 
 from __future__ import annotations
@@ -18,14 +18,24 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, clone, is_classifier
 from sklearn.metrics import get_scorer_names
-from sklearn.model_selection import check_cv, cross_val_score
+from sklearn.model_selection import cross_val_score
 from sklearn.utils.multiclass import type_of_target
 
 from ..checkpoint import DEFAULT_MODEL
+from ..tokens import BertTokenVectorizer
 from ..vectorizer import BertVectorizer
 from ._classifiers import default_classifier, map_on_one_thread
-from ._texts import Meter, features_by_layer, make_vectorizer, to_unit
+from ._texts import (
+    Meter,
+    features_by_layer,
+    make_vectorizer,
+    make_word_vectorizer,
+    request_of,
+    to_unit,
+    word_features_by_layer,
+)
 from ._untrained import untrained_features
+from ._words import Sample
 
 __all__ = ["LayerSweep", "SweepComparison", "layer_sweep"]
 
@@ -89,26 +99,31 @@ class LayerSweep:
     layers : tuple of int
         Layers, counted from 0. Of a grid search, also tuples of layers, concatenated.
     poolings : tuple of str
+        Of words, the values of ``subwords``.
     scores : ndarray of shape (n_poolings, n_layers, n_splits)
         Test scores; higher is better. NaN where a grid search has no such cell.
     scoring : str
         What the scores are.
     n_texts : int
-        Rows scored.
+        Texts; the rows scored, unless `n_words` is given.
     n_texts_encoded : int
         Distinct texts that went through an encoder; the others were in the store. With
         an untrained baseline a text counts once for each of the two encoders.
     seconds_features, seconds_scoring : float
         Time to encode or read, and time of the classifiers.
     params : dict
-        Other parameters of the `BertVectorizer` that was swept.
+        Other parameters of the `BertVectorizer` that was swept, or of the
+        `BertTokenVectorizer`.
     untrained_scores : ndarray of shape (n_poolings, n_layers, n_splits) or None
         Scores of the same cells under random weights.
     default : (layer, pooling) or None
-        The cell that ``BertVectorizer(model)`` uses; None where it was not swept.
+        The cell that ``BertVectorizer(model)`` uses, or ``BertTokenVectorizer(model)``
+        of words; None where it was not swept.
     test_over_train : float or None
         Mean size of a test part over that of its training part, for `compare`; None is
         that of k-fold cross-validation, ``1 / (n_splits - 1)``.
+    n_words : int or None
+        Words scored; None where rows are texts.
     """
 
     model: str
@@ -124,6 +139,7 @@ class LayerSweep:
     untrained_scores: NDArray[np.float64] | None = None
     default: Cell | None = None
     test_over_train: float | None = None
+    n_words: int | None = None
 
     @property
     def means(self) -> NDArray[np.float64]:
@@ -146,10 +162,12 @@ class LayerSweep:
     def best(self) -> dict[str, Any]:
         """Parameters of `BertVectorizer` for the best cell, the model among them.
 
-        Its score is optimistic: it is the largest of many.
+        Of words, those of `BertTokenVectorizer`. Its score is optimistic: it is the
+        largest of many.
         """
         layer, pooling = self._best_cell
-        return {**self.params, "model": self.model, "layer": layer, "pooling": pooling}
+        name = "pooling" if self.n_words is None else "subwords"
+        return {**self.params, "model": self.model, "layer": layer, name: pooling}
 
     @property
     def _best_cell(self) -> Cell:
@@ -303,7 +321,7 @@ def layer_sweep(
     *,
     model: str = DEFAULT_MODEL,
     layers: Any = "all",
-    poolings: str | Sequence[str] = ("cls", "mean", "max"),
+    poolings: str | Sequence[str] | None = None,
     estimator: BaseEstimator | None = None,
     cv: Any = 5,
     scoring: Any = None,
@@ -316,26 +334,29 @@ def layer_sweep(
 
     Parameters
     ----------
-    X : iterable of str of shape (n_texts,)
-        Texts.
-    y : array-like of shape (n_texts,)
-        Labels, or numbers if `estimator` is a regressor.
+    X : iterable of str, or of sequences of str, of length n_texts
+        Texts; or texts that are split into words, which are then what is scored.
+    y : array-like of shape (n_texts,), or iterable of sequences of length n_texts
+        Labels, or numbers if `estimator` is a regressor. For words, one tag per word.
     model : str, default="sentence-transformers/all-MiniLM-L6-v2"
         As in `BertVectorizer`.
     layers : int, sequence of int, or "all", default="all"
         As ``layer`` in `BertVectorizer`.
-    poolings : str or sequence of str, default=("cls", "mean", "max")
-        As ``pooling`` in `BertVectorizer`. "attention" needs `layers` without 0, which
-        no attention precedes, and "pooler" the last layer alone.
+    poolings : str or sequence of str, default=None
+        As ``pooling`` in `BertVectorizer`; None is "cls", "mean" and "max". "attention"
+        needs `layers` without 0, which no attention precedes, and "pooler" the last
+        layer alone. For words, "first", "mean" and "last" as ``subwords`` in
+        `BertTokenVectorizer`; None is "mean".
     estimator : estimator, default=None
         Scored on the features of each cell. None standardises them and fits
         ``LogisticRegression(C=0.01, tol=1e-3)``: strong regularisation suits a few
         hundred standardised features and a few thousand texts. See the notes for its
         speed.
     cv : int, cross-validation generator or iterable, default=5
-        Every cell is scored on the same splits.
+        Every cell is scored on the same splits. Words of one text know each other, so
+        folds are over texts for words too; a number takes consecutive texts together.
     scoring : str or callable, default=None
-        None is the estimator's own score.
+        None is the estimator's own score. For words, all words count alike.
     untrained : bool, default=False
         Whether the same cells are scored on an encoder of the same architecture and
         tokenizer with random weights too: what is left of a score without anything
@@ -347,7 +368,8 @@ def layer_sweep(
         at these sizes more make it several times slower. Starting processes takes a
         second or two, so they pay from some ten seconds of classifiers on.
     **vectorizer_params
-        Other parameters of `BertVectorizer`, such as ``memory`` or ``max_length``; with
+        Other parameters of `BertVectorizer`, or for words of `BertTokenVectorizer`,
+        such as ``memory`` or ``max_length``; with
         ``verbose=True`` the classifiers have a progress bar too.
 
     Returns
@@ -397,23 +419,35 @@ def layer_sweep(
     ((3, 3, 3), 6)
     >>> sweep.default
     (2, 'mean')
+
+    Texts that are split are scored word by word:
+
+    >>> words = [["red", "one"], ["two", "blue", "green"], ["three", "red"]] * 3
+    >>> tags = [["A", "N"], ["N", "A", "A"], ["N", "A"]] * 3
+    >>> sweep = layer_sweep(words, tags, model=encoder, cv=3)
+    >>> sweep.poolings, sweep.n_words
+    (('mean',), 21)
     """
-    vectorizer = make_vectorizer(
-        "layer_sweep",
+    sample = Sample.read(X, vectorizer_params.get("missing", "raise"))
+    cells = "layer_sweep", (
         "it scores every layer of `layers` by itself, under every pooling of "
-        "`poolings`.",
-        DECIDED,
-        model=model,
-        layers=layers,
-        poolings=poolings,
-        params=vectorizer_params,
-    )
-    texts = vectorizer._read_texts(X, is_fit=True)
-    vectorizer.fit(texts)
-    y = np.asarray(y)
-    n_rows = len(y) if y.ndim else 0
-    if n_rows != len(texts):
-        raise ValueError(f"y has {n_rows} rows for {len(texts)} texts in X.")
+        "`poolings`."
+    ), DECIDED  # fmt: skip
+    vectorizer: BertVectorizer | BertTokenVectorizer
+    given: dict[str, Any] = {
+        "model": model, "layers": layers, "params": vectorizer_params
+    }  # fmt: skip
+    if sample.is_split:
+        poolings = ("mean",) if poolings is None else poolings
+        names = (poolings,) if isinstance(poolings, str) else tuple(poolings)
+        vectorizer = make_word_vectorizer(*cells, subwords=names, **given)
+        vectorizer.fit([])
+    else:
+        poolings = ("cls", "mean", "max") if poolings is None else poolings
+        vectorizer = make_vectorizer(*cells, poolings=poolings, **given)
+        vectorizer.fit(sample.texts)
+        names = vectorizer.pooling_
+    y = sample.labels(y)
     if estimator is None and type_of_target(y).startswith("continuous"):
         raise ValueError(
             "y holds numbers, and the default estimator is a classifier; pass a "
@@ -426,13 +460,15 @@ def layer_sweep(
             f"scoring={scoring!r} is no score of scikit-learn; "
             "sklearn.metrics.get_scorer_names() lists them."
         )
-    splits = list(check_cv(cv, y, classifier=is_classifier(estimator)).split(texts, y))
+    splits = sample.splits(cv, y, classifier=is_classifier(estimator))
 
     meter = Meter()
-    blocks = [features_by_layer(vectorizer, texts)]
+    blocks = [_features(vectorizer, sample, names)]
     if untrained:
-        block = untrained_features(vectorizer, texts, random_state)
-        blocks.append(to_unit(block) if vectorizer.normalize_ else block)
+        request = request_of(vectorizer, names)
+        block = untrained_features(vectorizer, request, sample.texts, random_state)
+        is_scaled = isinstance(vectorizer, BertVectorizer) and vectorizer.normalize_
+        blocks.append(to_unit(block) if is_scaled else block)
     seconds_features = meter.seconds
     is_shown = vectorizer._is_verbose()
     scores = [
@@ -442,18 +478,30 @@ def layer_sweep(
     return LayerSweep(
         model=str(model),
         layers=vectorizer.layers_,
-        poolings=vectorizer.pooling_,
+        poolings=names,
         scores=scores[0],
         scoring=name_of_score(scoring, estimator),
-        n_texts=len(texts),
+        n_texts=len(sample.texts),
         n_texts_encoded=meter.n_texts_encoded,
         seconds_features=seconds_features,
         seconds_scoring=meter.seconds - seconds_features,
         params=vectorizer_params,
         untrained_scores=scores[1] if untrained else None,
-        default=_default_cell(vectorizer),
+        default=_default_cell(vectorizer, names),
         test_over_train=float(np.mean([len(b) / len(a) for a, b in splits])),
+        n_words=sample.n_rows if sample.is_split else None,
     )
+
+
+def _features(
+    vectorizer: BertVectorizer | BertTokenVectorizer,
+    sample: Sample,
+    poolings: tuple[str, ...],
+) -> NDArray[np.float32]:
+    """Return features of all rows, (n_rows, n_poolings, n_layers, width)."""
+    if isinstance(vectorizer, BertTokenVectorizer):
+        return word_features_by_layer(vectorizer, sample.texts, poolings)
+    return features_by_layer(vectorizer, sample.texts)
 
 
 def _score_cells(
@@ -487,11 +535,11 @@ def _score_cell(
     splits: list[Any],
     scoring: Any,
 ) -> NDArray[np.float64]:
-    return np.asarray(
-        cross_val_score(
-            estimator, X, y, cv=splits, scoring=scoring, error_score="raise"
-        )
-    )
+    scores = cross_val_score(
+        estimator, X.astype(np.float32, copy=False), y, cv=splits, scoring=scoring,
+        error_score="raise",
+    )  # fmt: skip
+    return np.asarray(scores)
 
 
 def name_of_score(scoring: Any, estimator: BaseEstimator) -> str:
@@ -502,12 +550,16 @@ def name_of_score(scoring: Any, estimator: BaseEstimator) -> str:
     )
 
 
-def _default_cell(vectorizer: BertVectorizer) -> Cell | None:
+def _default_cell(
+    vectorizer: BertVectorizer | BertTokenVectorizer, swept: tuple[str, ...]
+) -> Cell | None:
     """Return the cell that the default parameters choose, if it was swept."""
-    poolings = vectorizer._checkpoint().declared.pooling or ("mean",)
+    poolings: tuple[str, ...] = ("mean",)
+    if isinstance(vectorizer, BertVectorizer):
+        poolings = vectorizer._checkpoint().declared.pooling or poolings
     is_swept = (
         len(poolings) == 1
-        and poolings[0] in vectorizer.pooling_
+        and poolings[0] in swept
         and vectorizer.n_layers_ in vectorizer.layers_
     )
     return (vectorizer.n_layers_, poolings[0]) if is_swept else None

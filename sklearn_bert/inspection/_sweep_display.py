@@ -15,7 +15,7 @@ from sklearn.pipeline import Pipeline
 from ._drawing import COLOURS, MARKERS, add_legend, axes_for, title_of
 from ._search_results import sweep_of_search
 from ._sweep import DECIDED, LayerSweep, layer_sweep, name_of_cell, name_of_layer
-from ._texts import parameters_of
+from ._texts import parameters_of, words_for
 
 __all__ = ["LayerSweepDisplay"]
 
@@ -55,7 +55,8 @@ class LayerSweepDisplay:
         ----------
         estimator : BertVectorizer or Pipeline that begins with one
             Its parameters are used, other than ``layer``, ``layer_combination`` and
-            ``pooling``. The other steps of a pipeline score the features.
+            ``pooling``. The other steps of a pipeline score the features. Or a
+            `BertTokenVectorizer`, for words, which splits texts that are not split.
         X, y : see `layer_sweep`
         ax : matplotlib Axes, default=None
             Where to draw; None makes a figure.
@@ -72,6 +73,7 @@ class LayerSweepDisplay:
         own = parameters_of(estimator, DECIDED)
         if isinstance(estimator, Pipeline) and len(estimator) > 1:
             params = {"estimator": estimator[1:], **params}
+        X = words_for(estimator, X)
         return cls(layer_sweep(X, y, **{**own, **params})).plot(ax=ax, kind=kind)
 
     @classmethod
@@ -150,7 +152,9 @@ class LayerSweepDisplay:
         if kind == "heatmap":
             self._draw_cells(ax)
         ax.set_xlabel("layer (0 = embedding output)" if 0 in sweep.layers else "layer")
-        ax.set_title(title_of(sweep.model, sweep.n_texts))
+        title = title_of(sweep.model, sweep.n_texts)
+        of_words = "" if sweep.n_words is None else f", {sweep.n_words:,} words"
+        ax.set_title(title + of_words)
         self.ax_, self.figure_ = ax, ax.figure
         return self
 
@@ -234,7 +238,7 @@ class LayerSweepDisplay:
         )
         ax.set_xticks(range(n_layers), [name_of_layer(k) for k in sweep.layers])
         ax.set_yticks(range(n_poolings), sweep.poolings)
-        ax.set_ylabel("pooling")
+        ax.set_ylabel("pooling" if sweep.n_words is None else "subwords")
         ax.figure.colorbar(image, ax=ax, label=sweep.scoring.replace("_", " "))
 
 

@@ -1,8 +1,9 @@
-"""From texts to features by layer: how every question here asks the encoder.
+"""From texts or words to features by layer: how every question here asks the encoder.
 
 A question names the parameters that it decides, such as the layer; all others are a
-`BertVectorizer`'s own and pass through. Parts of `inspection` import this; it imports
-`features` and `vectorizer`.
+`BertVectorizer`'s or `BertTokenVectorizer`'s own and pass through. Parts of
+`inspection` import this; it imports `_validation`, `features`, `request`, `tokens` and
+`vectorizer`.
 """
 
 from __future__ import annotations
@@ -15,12 +16,18 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.pipeline import Pipeline
 
+from .._validation import check_choice
 from ..features import WORK
+from ..request import Request
+from ..tokens import BertTokenVectorizer
 from ..vectorizer import BertVectorizer
 
-__all__ = ["Meter", "features_by_layer", "make_vectorizer", "parameters_of", "to_unit"]
+__all__ = [
+    "Meter", "features_by_layer", "make_vectorizer", "make_word_vectorizer",
+    "parameters_of", "request_of", "to_unit", "word_features_by_layer", "words_for",
+]  # fmt: skip
 
-# Arrays of features by layer have the shape (n_texts, n_poolings, n_layers, width).
+# Arrays of features by layer have the shape (n_rows, n_poolings, n_layers, width).
 Block = NDArray[np.float32]
 
 
@@ -69,6 +76,12 @@ def make_vectorizer(
             "none, as it is learned from labels; name other poolings, and compare it "
             "by GridSearchCV over BertProbeClassifier."
         )
+    if params.get("chunk_pooling") == "learned_attention":
+        raise ValueError(
+            f"{caller} compares frozen features, and chunk_pooling='learned_attention' "
+            "has none, as it is learned from labels; pass another, and compare it by "
+            "GridSearchCV over BertProbeClassifier."
+        )
     if "normalize" in decided:
         params = {"normalize": False, **params}
     return BertVectorizer(model, layer=layers, pooling=poolings, **params)
@@ -78,6 +91,52 @@ def features_by_layer(vectorizer: BertVectorizer, texts: list[str]) -> Block:
     """Return the features of every cell, of unit length if the vectorizer says so."""
     block: Block = vectorizer._by_layer(texts)
     return to_unit(block) if vectorizer.normalize_ else block
+
+
+def make_word_vectorizer(
+    caller: str,
+    reason: str,
+    decided: Sequence[str],
+    *,
+    model: str,
+    layers: Any,
+    subwords: Sequence[str],
+    params: dict[str, Any],
+) -> BertTokenVectorizer:
+    """Return the vectorizer of all cells of words, not fitted.
+
+    Raises
+    ------
+    TypeError
+        `params` names a parameter that the caller has decided; `reason` says how.
+    ValueError
+        `subwords` names no way to make one row of a word's tokens.
+    """
+    for name in (*decided, "subwords"):
+        if name in params:
+            raise TypeError(f"{caller} does not take {name!r}: {reason}")
+    if not subwords:
+        raise ValueError("poolings must name at least one of 'first', 'mean', 'last'.")
+    for name in subwords:
+        check_choice("poolings, for words,", name, ("first", "mean", "last"))
+    return BertTokenVectorizer(model, layer=layers, subwords=subwords[0], **params)
+
+
+def request_of(
+    vectorizer: BertVectorizer | BertTokenVectorizer, subwords: Sequence[str] = ()
+) -> Request:
+    """Return what a fitted vectorizer asks of the encoder, for words by `subwords`."""
+    checkpoint = vectorizer._checkpoint()
+    if isinstance(vectorizer, BertTokenVectorizer):
+        return vectorizer._request(checkpoint, subwords=subwords)
+    return vectorizer._request(checkpoint)
+
+
+def word_features_by_layer(
+    vectorizer: BertTokenVectorizer, words: list[Any], subwords: Sequence[str]
+) -> Block:
+    """Return the features of every cell, for all words end to end, from one pass."""
+    return vectorizer._by_layer(words, request_of(vectorizer, subwords))
 
 
 def to_unit(block: Block) -> Block:
@@ -94,14 +153,26 @@ def parameters_of(
     Raises
     ------
     TypeError
-        `estimator` is neither a BertVectorizer nor a Pipeline that begins with one;
-        `hint` says what to do.
+        `estimator` is neither a BertVectorizer nor a BertTokenVectorizer, nor a
+        Pipeline that begins with one; `hint` says what to do.
     """
     vectorizer = estimator[0] if isinstance(estimator, Pipeline) else estimator
-    if not isinstance(vectorizer, BertVectorizer):
+    if not isinstance(vectorizer, (BertVectorizer, BertTokenVectorizer)):
         raise TypeError(
-            "estimator must be a BertVectorizer or a Pipeline that begins with one, "
-            f"got {type(vectorizer).__name__}{hint}."
+            "estimator must be a BertVectorizer or a Pipeline that begins with one, or "
+            f"a BertTokenVectorizer for words, got {type(vectorizer).__name__}{hint}."
         )
     params: dict[str, Any] = vectorizer.get_params(deep=False)
-    return {name: value for name, value in params.items() if name not in decided}
+    return {
+        name: value
+        for name, value in params.items()
+        if name not in (*decided, "subwords")
+    }
+
+
+def words_for(estimator: Any, X: Any) -> Any:
+    """Return X, split into words if the estimator's features are those of words."""
+    vectorizer = estimator[0] if isinstance(estimator, Pipeline) else estimator
+    if isinstance(vectorizer, BertTokenVectorizer):
+        return vectorizer._read_words(X)
+    return X

@@ -3,8 +3,7 @@
 Its files are written into a temporary directory and named by their contents, so that
 the same seed finds the same place in the store.
 
-Imports `checkpoint`, `features` and `vectorizer`; torch and `tokenizer` when asked to
-write.
+Imports `checkpoint` and `request`; torch and `tokenizer` when asked to write.
 """
 
 from __future__ import annotations
@@ -13,13 +12,13 @@ import shutil
 import tempfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..checkpoint import Checkpoint, find_checkpoint
-from ..features import features
-from ..vectorizer import BertVectorizer
+from ..request import Request
 
 __all__ = ["untrained_features"]
 
@@ -27,10 +26,10 @@ _WEIGHTS = (".safetensors", ".bin", ".index.json", ".h5", ".msgpack", ".onnx", "
 
 
 def untrained_features(
-    vectorizer: BertVectorizer, texts: list[str], seed: int
+    vectorizer: Any, request: Request, texts: list[Any], seed: int
 ) -> NDArray[np.float32]:
     """Return features by layer under random weights, before any normalisation."""
-    checkpoint = vectorizer._checkpoint()
+    checkpoint = request.checkpoint
     # A loaded encoder may keep the files mapped, which Windows does not delete.
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as place:
         _write_untrained(checkpoint, Path(place), seed)
@@ -41,8 +40,9 @@ def untrained_features(
             directory=place,
             fingerprint=written.fingerprint,
         )
-        request = replace(vectorizer._request(checkpoint), checkpoint=untrained)
-        return features(texts, request, vectorizer._engine())
+        request = replace(request, checkpoint=untrained)
+        block: NDArray[np.float32] = vectorizer._by_layer(texts, request)
+        return block
 
 
 def _write_untrained(checkpoint: Checkpoint, directory: Path, seed: int) -> None:
