@@ -19,7 +19,7 @@ JUNIT := .pytest_cache/junit.xml
 
 .PHONY: help
 help:  ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # Environment
 
@@ -38,7 +38,7 @@ $(VENV)/.installed-lint $(VENV)/.installed-dist: $(VENV)/.installed-%: $(MANIFES
 	@$(INSTALL) --group $*
 	@touch $@
 
-$(VENV)/.installed-tests $(VENV)/.installed-docs $(VENV)/.installed-bench: $(VENV)/.installed-%: $(MANIFEST) | $(VENV)/.pip
+$(VENV)/.installed-tests $(VENV)/.installed-docs $(VENV)/.installed-bench $(VENV)/.installed-ecosystem: $(VENV)/.installed-%: $(MANIFEST) | $(VENV)/.pip
 	@echo "Installing sklearn-bert and the group '$*' into $(VENV); this can take minutes"
 	@$(INSTALL) $(PACKAGE) --group $*
 	@touch $@
@@ -54,9 +54,9 @@ demo: $(VENV)/.installed-package  ## Run the demo: needs no network once install
 
 # Checks. HF_HUB_OFFLINE=0 make test ARGS="-m hub" runs what needs the hub.
 
-test test-fast coverage docs: export HF_HUB_OFFLINE ?= 1
-test test-fast coverage docs: export TOKENIZERS_PARALLELISM ?= false
-test test-fast coverage docs: export MPLBACKEND ?= Agg
+test test-fast torture run-ecosystem coverage docs: export HF_HUB_OFFLINE ?= 1
+test test-fast torture run-ecosystem coverage docs: export TOKENIZERS_PARALLELISM ?= false
+test test-fast torture run-ecosystem coverage docs: export MPLBACKEND ?= Agg
 
 # pytest exits 0 when every test was skipped: that is no test run.
 PYTEST = $(BIN)/python -m pytest --junitxml=$(JUNIT)
@@ -74,9 +74,24 @@ test-fast: $(VENV)/.installed-tests  ## Run the tests that are not marked slow
 	$(PYTEST) -m "not slow and not hub" $(ARGS)
 	$(EXECUTED)
 
+.PHONY: torture
+torture: export SKLEARN_BERT_TORTURE = long
+torture: $(VENV)/.installed-tests  ## Kill, damage, fill up and overload: about 35 minutes
+	$(PYTEST) tests/torture $(ARGS)
+	$(BIN)/python tests/torture/figures.py
+	$(EXECUTED)
+
 .PHONY: coverage
 coverage: $(VENV)/.installed-tests  ## Run all tests and report the lines and branches missed
 	$(PYTEST) --cov --cov-report=term-missing --cov-report=xml $(ARGS)
+	$(EXECUTED)
+
+# In an environment of its own, as TPOT holds setuptools back.
+.PHONY: test-ecosystem run-ecosystem
+test-ecosystem:  ## Run every search tool, installed into .venv-ecosystem (some 3 GB)
+	@$(MAKE) --no-print-directory VENV=.venv-ecosystem run-ecosystem
+run-ecosystem: $(VENV)/.installed-ecosystem
+	$(PYTEST) tests/test_ecosystem.py $(ARGS)
 	$(EXECUTED)
 
 .PHONY: lint
@@ -93,7 +108,7 @@ docs: $(VENV)/.installed-docs  ## Build the site into docs/_build/html; warnings
 	@rm -rf docs/api  # generated; a page of a name that is gone would be an orphan
 	$(BIN)/python -m sphinx -W --keep-going -n -b html docs docs/_build/html
 
-BENCHMARKS := encode layers grid_search store scale precision jobs gpu probe sweep finetune frozen_vs_finetuned tokens
+BENCHMARKS := encode layers grid_search store scale precision jobs gpu probe sweep finetune frozen_vs_finetuned tokens long_documents export
 
 .PHONY: bench
 bench: $(VENV)/.installed-bench  ## Run a short form of every benchmark; ARGS="--keep" keeps results
@@ -108,7 +123,7 @@ dist: $(VENV)/.installed-dist  ## Build the wheel and the source archive into di
 	$(BIN)/python -m build
 
 .PHONY: clean
-clean:  ## Remove everything built or cached, except .venv
+clean:  ## Remove everything built or cached, except environments
 	rm -rf dist docs/_build docs/api docs/gallery
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.* coverage.xml
-	find . -name $(notdir $(VENV)) -prune -o -name __pycache__ -type d -exec rm -rf {} +
+	find . \( -name $(notdir $(VENV)) -o -name '.venv*' \) -prune -o -name __pycache__ -type d -exec rm -rf {} +
