@@ -203,6 +203,7 @@ def _add_features(add: Callable[..., Any]) -> None:
     give("--max-length", type=int, metavar="N", help="longest text in tokens")
     give("--overflow", metavar="WHAT", help="longer texts: truncate, chunk or raise")
     give("--stride", type=int, metavar="N", help="tokens that windows share (chunk)")
+    give("--chunk-pooling", metavar="NAME", help="windows: auto, mean, max, first")
     give("--prompt", help="put before every text, such as 'query: '")
     give("--missing", metavar="WHAT", help="missing texts: raise or empty")
     give("--memory", metavar="DIR", help="keep features of layers in a store as well")

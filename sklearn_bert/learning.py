@@ -102,6 +102,7 @@ def fit_token_attention(
     scale_layers: bool = True,
     max_iter: int = 1000,
     on_step: OnStep | None = None,
+    who: str = "pooling='learned_attention'",
 ) -> tuple[FloatArray, ScalarMix | None]:
     """Learn which tokens count: a query, jointly with a linear head.
 
@@ -128,6 +129,8 @@ def fit_token_attention(
     max_iter : int, default=1000
     on_step : callable, default=None
         As in `fit_scalar_mix`.
+    who : str, default="pooling='learned_attention'"
+        The parameter that learns, for messages.
 
     Returns
     -------
@@ -142,7 +145,7 @@ def fit_token_attention(
     section 2.2, without its hidden layer; Lin et al. 2017, "A Structured Self-Attentive
     Sentence Embedding".
     """
-    labels = Labels(y, len(rows), sample_weight, "pooling='learned_attention'")
+    labels = Labels(y, len(rows), sample_weight, who)
     _, n_layers, width = rows.values.shape
     n_mixed = n_layers if learns_layers else 0
     objective = Objective(labels, width, C, n_layers=n_mixed, n_query=width)

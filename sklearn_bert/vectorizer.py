@@ -566,9 +566,11 @@ default="auto"
         try:
             mix: ScalarMix | None
             if isinstance(frozen, Ragged):
+                name = "pooling" if self._attends() else "chunk_pooling"
                 self.query_, mix = fit_token_attention(
-                    frozen, y, learns_layers=self._mixes(), **options
-                )
+                    frozen, y, learns_layers=self._mixes(),
+                    who=f"{name}='learned_attention'", **options,
+                )  # fmt: skip
             else:
                 mix = fit_scalar_mix(frozen, y, **options)
         except BaseException:

@@ -47,6 +47,14 @@ def memory(tmp_path_factory):
 # How many
 
 
+def test_labels_that_teach_nothing_name_what_would_learn(tiny):
+    vectorizer = BertVectorizer(
+        tiny, max_length=6, overflow="chunk", chunk_pooling="learned_attention"
+    )
+    with pytest.raises(ValueError, match=r"^chunk_pooling='learned_attention' needs"):
+        vectorizer.fit(["a b c d e f g h", "b"], [1, 1])
+
+
 def test_the_number_of_windows_is_known_without_a_pass(tiny, work):
     fitted = vectorizer(tiny).fit(TEXTS)
     counts = fitted.n_chunks(TEXTS)

@@ -159,6 +159,7 @@ def test_encode_writes_what_the_vectorizer_gives(tiny, labelled, capsys):
     given += ["--layer", "1,2", "--pooling", "mean,max", "--normalize"]
     given += ["--layer-combination", "0.3,0.7", "--no-special-tokens", "--prompt", "a "]
     given += ["--max-length", "5", "--overflow", "chunk", "--stride", "1"]
+    given += ["--chunk-pooling", "max"]
     given += ["--batch-size", "7", "--dtype", "float32", "--device", "cpu"]
     assert main(["encode", "notes.csv", *given, "--quiet"]) == 0
     shown = capsys.readouterr()
@@ -168,7 +169,7 @@ def test_encode_writes_what_the_vectorizer_gives(tiny, labelled, capsys):
     vectorizer = BertVectorizer(
         tiny, layer=[1, 2], pooling=["mean", "max"], normalize=True,
         layer_combination=[0.3, 0.7], special_tokens=False, prompt="a ",
-        max_length=5, overflow="chunk", stride=1,
+        max_length=5, overflow="chunk", stride=1, chunk_pooling="max",
     )  # fmt: skip
     texts = [f"{a} {b}" for a in WORDS for b in WORDS]
     expected = vectorizer.fit_transform(texts)
