@@ -154,11 +154,25 @@ def test_test_files_that_the_promises_name_exist():
         assert (ROOT / path).is_file(), path
 
 
+def test_tests_that_pages_name_exist():
+    named = {
+        pair
+        for page in PAGES
+        for pair in re.findall(r"(tests/[\w/]+\.py)::(\w+)", read(page))
+    }
+    assert len(named) > 20
+    for path, name in named:
+        assert f"def {name}(" in read(ROOT / path), f"{path}::{name}"
+
+
 def test_the_api_page_lists_what_modules_export():
     import importlib
 
     page = read(DOCS / "api.rst")
-    for module in ("", ".inspection", ".postprocessing", ".tables", ".datasets"):
+    for module in (
+        "", ".inspection", ".postprocessing", ".search_spaces", ".tables", ".datasets",
+        ".export", ".upkeep",
+    ):  # fmt: skip
         names = importlib.import_module(f"sklearn_bert{module}").__all__
         for name in set(names) - {"__version__"}:
             assert re.search(rf"^   {name}$", page, re.MULTILINE), name
