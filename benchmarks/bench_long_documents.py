@@ -33,6 +33,7 @@ from __future__ import annotations
 import argparse
 import csv
 import gzip
+import json
 import os
 import statistics
 import tempfile
@@ -157,6 +158,7 @@ def prepare(overflow, texts):
     from sklearn_bert import BertVectorizer
 
     warnings.simplefilter("ignore")  # truncation, the same texts again and again
+    texts = json.loads(Path(texts).read_text(encoding="utf-8"))
     vectorizer = BertVectorizer(**{**WINDOWS, "overflow": overflow}).fit(texts)
     vectorizer.transform(texts[:2])
     return lambda: {"n": len(vectorizer.transform(texts))}
@@ -164,8 +166,12 @@ def prepare(overflow, texts):
 
 def race(texts: list[str], rounds: int) -> dict:
     """Return seconds of encoding in windows, over those of encoding what is cut."""
-    contenders = {o: {"overflow": o, "texts": texts} for o in ("truncate", "chunk")}
-    answers, absent = common.race(__file__, contenders, rounds)
+    with tempfile.TemporaryDirectory() as place:  # too long for a command line
+        path = Path(place, "texts.json")
+        path.write_text(json.dumps(texts), encoding="utf-8")
+        ways = ("truncate", "chunk")
+        contenders = {way: {"overflow": way, "texts": str(path)} for way in ways}
+        answers, absent = common.race(__file__, contenders, rounds)
     if absent:
         return {"absent": absent}
     seconds = {name: common.seconds_of(given) for name, given in answers.items()}
