@@ -39,6 +39,7 @@ smartquotes = False  # types and defaults are code
 
 autodoc_typehints = "none"  # numpydoc has the types
 autosummary_generate = True
+toc_object_entries_show_parents = "hide"
 numpydoc_show_class_members = False  # the class template lists them
 
 # Pages in Markdown
@@ -59,7 +60,13 @@ html_theme_options = {
     "show_prev_next": False,
     "use_edit_page_button": False,
 }
-html_sidebars = {"install": [], "quickstart": []}
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+NO_SECTION = (  # pages with nothing to navigate in beside them
+    *("install", "quickstart", "concepts", "coming_from", "faq", "benchmarks"),
+    *("architecture", "contributing", "changelog"),
+)
+html_sidebars = {page: [] for page in NO_SECTION}
 
 # Examples
 
