@@ -611,8 +611,10 @@ class _Run:
             hits = store.find(keys[which], columns)
             first = next(iter(hits.values()))
             found = np.logical_and.reduce([h.found for h in hits.values()])
+            firsts: dict[bool, Hits] = {}  # of vectors, and of rows
             for column, of_column in hits.items():  # whatever the shards say
-                found &= of_column.n_rows == first.n_rows
+                same = firsts.setdefault(has_rows(column), of_column)
+                found &= of_column.n_rows == same.n_rows
                 if not has_rows(column):
                     found &= of_column.n_rows == 1
                 elif is_of_chunks(column):

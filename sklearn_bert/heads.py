@@ -107,7 +107,8 @@ class HasHead:
         Callbacks of `task` follow the head, if it takes them.
         """
         head = self._make_head(len(Z))
-        if weights is not None and not has_fit_parameter(head, "sample_weight"):
+        takes = MLPClassifier() if isinstance(head, DropoutMLPClassifier) else head
+        if weights is not None and not has_fit_parameter(takes, "sample_weight"):
             raise ValueError(
                 f"head={self.head!r} takes no sample_weight; leave sample_weight and "
                 "class_weight out, or choose head='linear'."
@@ -192,8 +193,9 @@ class DropoutMLPClassifier(MLPClassifier):
         )  # fmt: skip
         self.dropout = dropout
 
-    def fit(self, X: Any, y: Any, **options: Any) -> DropoutMLPClassifier:
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> DropoutMLPClassifier:
         """Train on features and labels, as `MLPClassifier.fit`."""
+        options = {} if sample_weight is None else {"sample_weight": sample_weight}
         seed = check_random_state(self.random_state).randint(2**31 - 1)
         self._random = np.random.default_rng(seed + 1)  # other than first weights'
         self._n_thinned = 0

@@ -285,7 +285,9 @@ class _Tokens:
         self, rows: Ragged, objective: Objective, *, scale_layers: bool
     ) -> None:
         self._rows, self._objective = rows, objective
-        self._means, scales = _moments(rows)  # (n_layers, width) each
+        self._means, scales = _moments(
+            rows, objective.labels.share[:, 0]
+        )  # (n_layers, width) each
         n_layers, width = scales.shape
         self._learns_layers = objective.n_layers > 0
         if self._learns_layers:
@@ -369,7 +371,8 @@ def _add_projected(
     head = parts.head / per_feature[:, np.newaxis]
     query = (parts.query / per_feature).astype(np.float32)
     columns = np.column_stack([query, head])  # (width, 1 + n_outputs)
-    projected = (states.reshape(-1, width) @ columns).reshape(n_rows, n_layers, -1)
+    projected = states.reshape(-1, width) @ columns
+    projected = projected.reshape(n_rows, n_layers, columns.shape[1])
     projected = np.einsum("nlk,l->nk", projected, factors)
     weights = _softmax(projected[:, 0], counts)
     of_tokens = projected[:, 1:]
@@ -381,7 +384,9 @@ def _add_projected(
     pull = _pull((of_tokens * of_rows).sum(axis=1), weights, counts)
     slope = np.column_stack([pull, weights[:, np.newaxis] * of_rows])
     # (1 + n_outputs, n_layers, width)
-    by_layer = (slope.T @ states.reshape(n_rows, -1)).reshape(-1, n_layers, width)
+    by_layer = (slope.T @ states.reshape(n_rows, n_layers * width)).reshape(
+        -1, n_layers, width
+    )
     of_columns = np.einsum("klw,l->wk", by_layer, factors) / per_feature[:, np.newaxis]
     total = residual.sum(axis=0)
     parts.gradient_of_query += of_columns[:, 0]
@@ -491,13 +496,18 @@ def _pooled(
     return pooled
 
 
-def _moments(rows: Ragged) -> tuple[FloatArray, FloatArray]:
-    """Return mean and standard deviation over all tokens, (n_layers, width) each."""
-    sums = np.zeros((2, *rows.values.shape[1:]))
-    for _, states in rows.batches(_rows_per_batch(rows)):
+def _moments(rows: Ragged, share: NDArray[np.float64]) -> tuple[FloatArray, FloatArray]:
+    """Return mean and standard deviation over tokens, (n_layers, width) each.
+
+    A token weighs what its text does.
+    """
+    sums, shares = np.zeros((2, *rows.values.shape[1:])), share / share.max()
+    for which, states in rows.batches(_rows_per_batch(rows)):
         states = states.astype(np.float32, copy=False)
-        sums += states.sum(axis=0), np.einsum("nlw,nlw->lw", states, states)
-    mean, square = sums / max(1, rows.counts.sum())
+        weights = np.repeat(shares[which], rows.counts[which]).astype(np.float32)
+        sums[0] += np.tensordot(weights, states, axes=1)
+        sums[1] += np.einsum("n,nlw,nlw->lw", weights, states, states)
+    mean, square = sums / max(float(shares @ rows.counts), np.finfo(np.float64).tiny)
     deviation = np.sqrt(np.maximum(square - mean**2, 0.0))
     return mean.astype(np.float32), deviation.astype(np.float32)
 

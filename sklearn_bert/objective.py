@@ -33,6 +33,7 @@ _PENALTIES = (0.1, 10.0, 1.0, 0.0)
 # as many steps more, and with twice as much for several classes too.
 _STRETCH = 5.0
 _ROWS_PER_FEATURE = 4  # from which the head's curvature is estimated
+_MAX_FEATURES = 4096  # of more, each for itself: the root takes their square
 # Of the largest slope: weights of layers are right to a hundredth, and a query to one
 # per cent; what follows converges by itself.
 _TOLERANCE = 3e-4
@@ -162,11 +163,13 @@ class Objective:
     def minimise(self, source: Source, max_iter: int, on_step: OnStep | None) -> Theta:
         """Return the parameters that explain the labels best.
 
-        First the head alone on `Source.vectors`, which costs next to nothing; then all
-        of them, from there: by L-BFGS, or by Adam on mini-batches where a pass reads
-        more than 4 GB. Both work in coordinates in which the head's curvature is about
-        1 in all directions: features of one encoder are so alike that the minimiser
-        takes twice the steps without.
+        By L-BFGS; where a pass reads more than 4 GB by Adam on mini-batches, from the
+        head alone on `Source.vectors`. Both work in coordinates in which the head's
+        curvature is about 1 in all directions: features of one encoder are so alike
+        that the minimiser takes twice the steps without.
+
+        L-BFGS does not begin with that head: with a weak penalty a head that explains
+        the labels by layers all alike leaves no slope to learn their weights by.
         """
         vectors = source.vectors()
         start, every = np.zeros_like(self._penalty), np.arange(len(vectors))
@@ -182,12 +185,12 @@ class Objective:
             loss, slopes = self._add_all(parts, source, None)
             return self._finish(parts, loss, slopes)
 
+        if source.n_bytes <= _FULL_BYTES:
+            return self._descend(of_all, axes, start, max_iter, on_step)[0]
         theta, is_ended = self._descend(of_head, axes, start, max_iter, on_step)
         if is_ended:
             return theta
-        if source.n_bytes > _FULL_BYTES:
-            return self._descend_by_parts(source, axes, theta, on_step)
-        return self._descend(of_all, axes, theta, max_iter, on_step, is_last=True)[0]
+        return self._descend_by_parts(source, axes, theta, on_step)
 
     def _axes(self, vectors: FloatArray) -> _Axes:
         """Return coordinates in which the curvature at the start is about 1."""
@@ -196,14 +199,17 @@ class Objective:
         n_rows, n_features = vectors.shape
         every = max(1, n_rows // (_ROWS_PER_FEATURE * n_features))
         weights = self.labels.curvature * every * self.labels.share[::every]
-        rows = vectors[::every] * np.sqrt(weights).astype(np.float32)
-        curvature = (rows.T @ rows).astype(np.float64)
-        curvature[np.diag_indices(n_features)] += self._strength
+        rows = vectors[::every] * np.sqrt(weights)
+        squares = np.einsum("nf,nf->f", rows, rows) + self._strength
         layers, query, head = self._ends[:3]
-        return _Axes(
-            cholesky(curvature, lower=True, overwrite_a=True), self._shape,
-            slice(0, layers), slice(query, head),
-        )  # fmt: skip
+        if n_features > _MAX_FEATURES:
+            root = np.sqrt(squares)[:, np.newaxis]
+        else:
+            curvature = rows.T @ rows
+            ridge = max(self._strength, 1e-8 * squares.max())  # where it is singular
+            curvature[np.diag_indices(n_features)] += ridge
+            root = cholesky(curvature, lower=True, overwrite_a=True)
+        return _Axes(root, self._shape, slice(0, layers), slice(query, head))
 
     def _add_all(
         self, parts: Parts, source: Source, texts: Indices | None
@@ -246,8 +252,6 @@ class Objective:
         start: Theta,
         max_iter: int,
         on_step: OnStep | None,
-        *,
-        is_last: bool = False,
     ) -> tuple[Theta, bool]:
         """Return what L-BFGS finds, and whether the caller ended it."""
         from scipy.optimize import minimize
@@ -280,7 +284,7 @@ class Objective:
             )  # fmt: skip
         except StopIteration:  # SciPy 1.11 and later end by themselves
             return axes.theta(reached), True
-        if is_last and not is_ended and found.nit >= max_iter:
+        if not is_ended and found.nit >= max_iter:
             warnings.warn(
                 f"{self.labels.who} did not converge in {max_iter} steps of L-BFGS; "
                 "standardize features, or allow more with max_iter.",
@@ -327,7 +331,7 @@ class Objective:
 class _Axes(NamedTuple):
     """Coordinates for a minimiser: those of a head whose curvature is root @ root.T."""
 
-    root: Theta  # (n_features, n_features), lower triangular
+    root: Theta  # (n_features, n_features), lower triangular; or (n_features, 1)
     shape: tuple[int, int]  # of the head
     logits: slice
     head: slice
@@ -338,7 +342,7 @@ class _Axes(NamedTuple):
 
     def coordinates(self, theta: Theta) -> Theta:
         """Return coordinates from parameters."""
-        return self._changed(theta, -1, lambda head: self.root.T @ head)
+        return self._changed(theta, -1, self._multiplied)
 
     def gradient(self, gradient: Theta) -> Theta:
         """Return the gradient for coordinates from that for parameters."""
@@ -352,9 +356,17 @@ class _Axes(NamedTuple):
         changed[self.head] = of_head(given[self.head].reshape(self.shape)).ravel()
         return changed
 
+    def _multiplied(self, head: Theta) -> Theta:
+        product: Theta = (
+            self.root * head if self.root.shape[1] == 1 else self.root.T @ head
+        )
+        return product
+
     def _solved(self, head: Theta, trans: str) -> Theta:
         from scipy.linalg import solve_triangular
 
+        if self.root.shape[1] == 1:
+            return head / self.root
         solved: Theta = solve_triangular(self.root, head, trans=trans, lower=True)
         return solved
 

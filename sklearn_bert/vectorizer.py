@@ -206,8 +206,9 @@ default="auto"
     gamma_ : float
         Learned scale; only with ``layer_combination="scalar_mix"``.
     layer_scales_ : ndarray of shape (n_poolings, n_layers)
-        Spread of each layer on the training texts, by which it is divided before it is
-        weighted; only with ``layer_combination="scalar_mix"``.
+        Or (1, n_layers) with "learned_attention". Spread of each layer on the training
+        texts, by which it is divided before it is weighted; only with
+        ``layer_combination="scalar_mix"``.
     query_ : ndarray of shape (n_features,)
         Learned query: a token, or a window, counts by the softmax over its text of its
         state or vector times this; only with "learned_attention".
@@ -403,9 +404,9 @@ default="auto"
             "layer6_mean_chunk_max_0".
         """
         check_is_fitted(self)
-        poolings = self.pooling_
-        if self.chunk_pooling != "auto":
-            poolings = tuple(f"{name}_chunk_{self.chunk_pooling}" for name in poolings)
+        poolings, joined = self.pooling_, self.chunk_pooling_
+        if joined != "auto":
+            poolings = tuple(f"{name}_chunk_{joined}" for name in poolings)
         names = feature_names(
             self.layers_, poolings, self.layer_combination_, self.width_
         )
@@ -668,6 +669,8 @@ default="auto"
 
     def _weights_of_rows(self, texts: list[str], request: Request) -> list[np.ndarray]:
         """Return the weights of the rows of each text, under the query learned."""
+        if not texts:
+            return []
         rows = gather(self._blocks(texts, request), len(texts))
         _, weights = attend(rows, self.query_, self._factors_of_rows())
         return [np.array(part) for part in weights]
@@ -690,15 +693,15 @@ default="auto"
         else:
             self.normalize_ = check_bool("normalize", self.normalize)
         check_choice("overflow", self.overflow, ("truncate", "chunk", "raise"))
-        self._check_chunk_pooling()
+        self.chunk_pooling_ = self._check_chunk_pooling()
         if self.prompt is not None and not isinstance(self.prompt, str):
             raise TypeError(f"prompt must be a str or None, got {self.prompt!r}.")
         self.prompt_ = declared.prompt if self.prompt is None else str(self.prompt)
 
-    def _check_chunk_pooling(self) -> None:
+    def _check_chunk_pooling(self) -> str:
         given = check_choice("chunk_pooling", self.chunk_pooling, _CHUNK_POOLINGS)
         if given == "auto":
-            return
+            return given
         if self.overflow != "chunk":
             raise ValueError(
                 f"chunk_pooling={given!r} joins the windows of long texts, and "
@@ -706,6 +709,7 @@ default="auto"
                 "chunk_pooling='auto'."
             )
         self._refuse_token_attention(f"chunk_pooling={given!r} joins their vectors")
+        return given
 
     def _refuse_token_attention(self, what: str) -> None:
         if self._attends():

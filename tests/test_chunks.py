@@ -263,6 +263,31 @@ def test_a_slow_tokenizer_writes_what_its_windows_hold(tmp_path):
 # In the store
 
 
+def test_windows_asked_for_in_another_way_keep_only_what_is_new(tiny, tmp_path):
+    def size():
+        return sum(
+            file.stat().st_size for file in tmp_path.rglob("*") if file.is_file()
+        )
+
+    sizes = []
+    for pooling in ("mean", "mean_sqrt_len", "attention"):
+        vectorizer(
+            tiny, pooling=pooling, chunk_pooling="mean", memory=tmp_path
+        ).fit_transform(LONG)
+        sizes.append(size())
+    first, *others = np.diff([0, *sizes])
+    assert max(others) < first / 2
+
+
+def test_no_texts_have_no_weights_and_names_are_those_of_fit(tiny, memory):
+    learned = vectorizer(tiny, chunk_pooling="learned_attention", memory=memory)
+    learned.fit(TEXTS, Y)
+    assert learned.chunk_weights([]) == []
+    names = learned.get_feature_names_out()
+    learned.set_params(chunk_pooling="max")
+    np.testing.assert_array_equal(learned.get_feature_names_out(), names)
+
+
 def test_a_grid_over_everything_about_windows_costs_one_pass(tiny, tmp_path, work):
     grid = {
         "chunk_pooling": [*NAMES, "auto"],

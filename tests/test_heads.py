@@ -85,6 +85,18 @@ def test_a_scikit_learn_that_trains_otherwise_is_refused(monkeypatch):
         DropoutMLPClassifier((4,), **OPTIONS).fit(*noisy())
 
 
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_dropout_goes_with_weights_of_classes(tiny, tmp_path):
+    probe = BertProbeClassifier(
+        tiny, memory=tmp_path, head="mlp", dropout=0.2, class_weight={0: 1, 1: 50},
+        max_iter=40, C=100, random_state=0,
+    )  # fmt: skip
+    texts = ["a b", "c d", "b a", "d c"] * 5
+    heavy = probe.fit(texts, [0, 1, 1, 1] * 5).predict_proba(texts)[:, 1]
+    light = probe.set_params(class_weight=None).fit(texts, [0, 1, 1, 1] * 5)
+    assert heavy.mean() > light.predict_proba(texts)[:, 1].mean()
+
+
 def test_a_probe_passes_its_dropout_on(tiny):
     probe = BertProbeClassifier(tiny, head="mlp", dropout=0.25)
     assert probe._make_head(100).dropout == 0.25

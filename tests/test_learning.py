@@ -4,7 +4,6 @@ from functools import partial
 
 import numpy as np
 import pytest
-from scipy.optimize import OptimizeResult
 from scipy.sparse import csr_array
 from scipy.special import softmax
 
@@ -61,6 +60,28 @@ def test_coordinates_of_the_minimiser_change_the_way_and_not_the_end(monkeypatch
     assert 2 * len(steps) < len(slowly)
 
 
+@pytest.mark.parametrize("C", [0.1, 10.0])
+def test_a_weak_penalty_hides_no_layer(C):
+    values, y = informative("binary", n_texts=1000)
+    assert fit_scalar_mix(values, y, C=C).weights[2] > 0.9
+
+
+@pytest.mark.parametrize("C", [1.0, 1e6])
+def test_features_that_repeat_each_other_are_learned_from(C):
+    values, y = informative("binary")
+    values = np.tile(values[:6], (50, 1, 1, 4)) * 30
+    mix = fit_scalar_mix(values, np.tile(y[:6], 50), C=C, scale_layers=False)
+    assert np.isfinite(mix.weights).all()
+
+
+def test_very_many_features_are_scaled_each_for_itself(monkeypatch):
+    values, y = informative("multiclass", n_texts=1000)
+    whole = fit_scalar_mix(values, y, C=1.0)
+    monkeypatch.setattr(objective, "_MAX_FEATURES", 1)
+    alone = fit_scalar_mix(values, y, C=1.0)
+    np.testing.assert_allclose(alone.weights, whole.weights, atol=0.02)
+
+
 @pytest.mark.parametrize("kind", ["binary", "multiclass"])
 def test_mini_batches_find_what_full_batches_find(kind, monkeypatch):
     values, y = informative(kind, n_texts=6000)
@@ -113,19 +134,17 @@ def test_scalar_mix_does_not_favour_layers_of_large_norm():
 
 
 def captured(monkeypatch, fit):
-    """Return what is minimised at last, over all parameters, and where it begins."""
+    """Return what is minimised, and where it begins."""
     calls = []
 
     def capture(function, start, **_):
         calls.append((function, start))
-        if len(calls) == 2:
-            raise InterruptedError
-        return OptimizeResult(x=start, nit=0)  # the head alone
+        raise InterruptedError
 
     monkeypatch.setattr("scipy.optimize.minimize", capture)
     with pytest.raises(InterruptedError):
         fit()
-    return calls[1]
+    return calls[0]
 
 
 def check_gradient(function, start):
@@ -332,6 +351,28 @@ def test_half_precision_states_and_repeated_texts_are_learned_from():
     for other in (rows[which], half[which]):
         again, _ = fit_token_attention(other, y[which])
         np.testing.assert_allclose(again, query, atol=2e-2)
+
+
+@pytest.mark.parametrize("learns_layers", [False, True])
+def test_a_text_of_no_weight_is_as_if_it_were_not_there(learns_layers):
+    rows, y, _ = marked(n_texts=200, n_layers=2 if learns_layers else 1)
+    kept = np.arange(200) % 3 > 0
+    a, _ = fit_token_attention(rows[kept], y[kept], learns_layers=learns_layers, C=1.0)
+    weights = kept * 200 / kept.sum()
+    b, _ = fit_token_attention(
+        rows, y, learns_layers=learns_layers, C=kept.mean(), sample_weight=weights
+    )
+    np.testing.assert_allclose(b, a, atol=2e-2)
+
+
+@pytest.mark.parametrize("few_outputs", [0, 16])
+def test_a_batch_of_texts_without_tokens_is_learned_from(few_outputs, monkeypatch):
+    monkeypatch.setattr(module, "_BATCH_BYTES", 1)
+    monkeypatch.setattr(module, "_FEW_OUTPUTS", few_outputs)
+    rows, y, _ = marked(n_texts=40)
+    rows.counts[-3:] = 0
+    query, _ = fit_token_attention(rows, y)
+    assert np.isfinite(query).all()
 
 
 def test_weights_of_texts_count_like_copies():

@@ -216,12 +216,14 @@ def test_encoding_in_worker_processes_gives_the_same(tiny, n_jobs, monkeypatch):
     np.testing.assert_allclose(result, expected, atol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:.*third time")
 def test_threads_share_one_encoder(tiny):
     vectorizer = BertVectorizer(tiny, pooling=["attention", "mean"]).fit(TEXTS)
     expected = vectorizer.transform(TEXTS)
     results = joblib.Parallel(n_jobs=4, backend="threading")(
-        joblib.delayed(vectorizer.transform)(TEXTS) for _ in range(1)
+        joblib.delayed(vectorizer.transform)(TEXTS) for _ in range(4)
     )
+    assert len(results) == 4
     for result in results:
         np.testing.assert_allclose(result, expected, atol=1e-5)
 

@@ -119,6 +119,8 @@ def make_word_vectorizer(
         raise ValueError("poolings must name at least one of 'first', 'mean', 'last'.")
     for name in subwords:
         check_choice("poolings, for words,", name, ("first", "mean", "last"))
+    if len(set(subwords)) < len(subwords):
+        raise ValueError(f"poolings names one twice: {list(subwords)}.")
     return BertTokenVectorizer(model, layer=layers, subwords=subwords[0], **params)
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.model_selection import check_cv
 
-from .._validation import check_tags, check_words
+from .._validation import check_choice, check_tags, check_words
 from ..ragged import expand, starts_of
 
 __all__ = ["Sample", "flatten", "splits_over_texts"]
@@ -42,6 +42,7 @@ class Sample:
     @classmethod
     def read(cls, X: Any, missing: Any) -> Sample:
         """Read X as `BertVectorizer` or `BertTokenVectorizer` does."""
+        check_choice("missing", missing, ("raise", "empty"))
         texts: list[Any] = list(check_words(X, missing=missing))
         if not texts or isinstance(texts[0], str):
             return cls(texts, None)

@@ -161,8 +161,8 @@ def plain_space(
     ``set_params``. It is the form of scikit-optimize's `BayesSearchCV`.
 
     Parameters are drawn one by one: where a single layer meets a combination, the
-    combination does nothing. A learned mix of all layers is in it for a probe only, and
-    else in `grid_space`.
+    combination does nothing, but that a learned one scales. A learned mix of all layers
+    is in it for a probe only, and else in `grid_space`.
 
     Parameters
     ----------
