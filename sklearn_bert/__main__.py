@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -36,7 +37,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     format_warning = warnings.formatwarning
     warnings.formatwarning = _one_line
     try:
-        return run(options)
+        status = run(options)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # whoever reads has seen enough, such as head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except (ValueError, TypeError, ImportError, OSError) as error:
         _complain(str(error), error)
         return 2

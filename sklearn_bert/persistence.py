@@ -190,7 +190,7 @@ class Trained:
         ValueError
             `directory` holds something.
         """
-        path = Path(directory).absolute()
+        path = Path(directory).resolve()  # a link stays, to what it names
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise ValueError(
                 f"directory={os.fspath(directory)!r} is not empty; pass a new one."

@@ -520,7 +520,8 @@ def _parquet_batches(
         ) from error
     try:
         with tempfile.TemporaryFile() as copy:
-            if not stream.seekable() or isinstance(stream, gzip.GzipFile):
+            raw = getattr(stream, "raw", stream)
+            if not stream.seekable() or isinstance(raw, gzip.GzipFile):
                 shutil.copyfileobj(stream, copy)  # its end is read first
                 stream = copy
             file = parquet.ParquetFile(stream)

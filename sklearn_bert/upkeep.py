@@ -238,13 +238,17 @@ def clear_store(memory: str | os.PathLike[str]) -> int:
     shutil.rmtree(directory, ignore_errors=True)  # others may be at work there
     if left := _n_bytes(directory):
         raise OSError(f"{left:,} bytes in {directory} could not be removed.")
+    directory.mkdir(exist_ok=True)  # it is still a store
     return n_bytes
 
 
 def _find(memory: str | os.PathLike[str]) -> str:
     """Return where the joblib Memory of a store keeps its results."""
     path = Path(os.path.abspath(os.path.expanduser(memory)))
-    for place in (path / "joblib", path):
+    places = [path / "joblib", path]
+    if features_directory(str(path.parent)) == path:
+        places.append(path.parent)
+    for place in places:
         if features_directory(str(place)).is_dir():
             return str(place)
     if not path.exists():
@@ -282,14 +286,19 @@ def _bytes_of(limit: Any) -> int | None:
 def _age_of(limit: Any) -> datetime.timedelta | None:
     if limit is None:
         return None
-    if isinstance(limit, datetime.timedelta):
-        if limit < datetime.timedelta():
-            raise ValueError(f"age_limit={limit!r} must not be negative.")
-        return limit
-    found = _AGE.fullmatch(str(limit).strip())
+    is_age = isinstance(limit, datetime.timedelta)
+    if is_age and limit < datetime.timedelta():
+        raise ValueError(f"age_limit={limit!r} must not be negative.")
+    found = _AGE.fullmatch("0h" if is_age else str(limit).strip())
     if found is None:
         raise ValueError(
             f"age_limit={limit!r} must be a number of hours, days or weeks, such as "
             "12h, 30d or 4w."
         )
-    return datetime.timedelta(**{_AGES[found[2].lower()]: float(found[1])})
+    try:
+        given = datetime.timedelta(**{_AGES[found[2].lower()]: float(found[1])})
+        age: datetime.timedelta = limit if is_age else given
+        datetime.datetime.now() - age  # as joblib reckons
+    except OverflowError:
+        raise ValueError(f"age_limit={limit!r} is longer than dates reach.") from None
+    return age

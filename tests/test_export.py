@@ -1,5 +1,6 @@
 """Files of any format become features on disk, also if runs are killed."""
 
+import errno
 import gzip
 import io
 import itertools
@@ -488,6 +489,65 @@ def test_only_one_process_writes_an_output(encode, stopped, tmp_path):
     assert encode().n_rows_encoded == 30
 
 
+def test_a_writer_finds_another_where_no_file_can_be_locked(
+    encode, tmp_path, monkeypatch
+):
+    def no_locks(descriptor):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(_output, "try_lock", no_locks)
+    append, n_parts = _output.Output.append, [0]
+
+    def appended(self, *given):
+        n_parts[0] += 1
+        if n_parts[0] == 3:
+            encode()
+        append(self, *given)
+
+    monkeypatch.setattr(_output.Output, "append", appended)
+    with pytest.raises(BlockingIOError, match=r"is writing .*a.npy as well"):
+        encode()
+    expected = read(encode("b.npy"))[1]
+    np.testing.assert_array_equal(np.load(tmp_path / "a.npy"), expected)
+
+
+@pytest.mark.parametrize("out", ["a.npy", "a"])
+def test_an_output_is_locked_until_it_has_its_name(encode, monkeypatch, out):
+    replace, tried = os.replace, []
+
+    def renamed(function):
+        def rename(source, target):
+            if not tried and ".tmp" not in str(source):
+                tried.append(target)
+                with pytest.raises(BlockingIOError, match="Another process is writing"):
+                    encode(out)
+            return function(source, target)
+
+        return rename
+
+    monkeypatch.setattr(os, "replace", renamed(replace))
+    monkeypatch.setattr(os, "rename", renamed(os.rename))
+    encode(out)
+    assert len(tried) == 1
+    assert encode(out).n_rows_encoded == 0
+
+
+def test_a_resume_that_is_refused_or_interrupted_keeps_what_is_finished(
+    encode, stopped, monkeypatch
+):
+    def interrupt(self, parts):
+        raise KeyboardInterrupt
+
+    stopped(2)
+    with pytest.raises(ValueError, match="had other settings: pooling"):
+        encode(parameters={"pooling": "max"})
+    with monkeypatch.context() as patch:
+        patch.setattr(_output.Output, "_whole_parts", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            encode()
+    assert encode().n_rows_encoded == 20
+
+
 @pytest.mark.parametrize(
     ("name", "n_left"), [("features.npy", 10), ("journal.jsonl", 10)]
 )
@@ -514,6 +574,36 @@ def test_a_complete_output_that_was_cut_is_noticed(encode, tmp_path):
     with pytest.raises(ValueError, match=r"does not hold the 40 rows that .* tells of"):
         encode()
     assert encode(overwrite=True).n_rows_encoded == 40
+
+
+def test_ids_that_are_gone_are_noticed(encode):
+    made = encode(id="key")
+    made.ids.unlink()
+    with pytest.raises(ValueError, match=r"ids.jsonl, of which .* is not there"):
+        encode(id="key")
+    assert encode(id="key", overwrite=True).ids.is_file()
+
+
+def test_an_overwrite_killed_between_two_files_is_completed(
+    encode, tmp_path, monkeypatch
+):
+    encode(id="key")
+    other = write(tmp_path / "other.csv", rows_of(TEXTS[::-1]))
+    replace = os.replace
+
+    def killed(source, target):
+        if str(target).endswith("a.npy.manifest.json"):
+            raise KeyboardInterrupt
+        return replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", killed)
+        with pytest.raises(KeyboardInterrupt) as raised:
+            encode(files=other, id="key", overwrite=True)
+    assert not hasattr(raised.value, "__notes__")  # nothing is to be encoded
+    with pytest.raises(ValueError, match="was made of other rows"):
+        encode(id="key")
+    assert encode(files=other, id="key").n_rows_encoded == 0
 
 
 # Killed
@@ -686,6 +776,58 @@ def test_what_others_wrote_is_not_replaced(encode, tmp_path):
         encode("e.npy")
     (tmp_path / "f").mkdir()
     assert encode("f").n_rows == 40  # an empty directory is a fine place
+
+
+def test_files_of_others_beside_the_features_are_not_removed(encode, rows, tmp_path):
+    encode("a")
+    (tmp_path / "a" / "labels.csv").write_text("x")
+    with pytest.raises(FileExistsError, match=r"beside the features: labels.csv\."):
+        encode("a", [rows, rows], overwrite=True)
+    assert encode("a").n_rows_encoded == 0
+    (tmp_path / "b.replaced").mkdir()
+    (tmp_path / "b.replaced" / "thesis.txt").write_text("x")
+    with pytest.raises(FileExistsError, match=r"b.replaced, to which .* other files"):
+        encode("b")
+    assert (tmp_path / "b.replaced" / "thesis.txt").exists()
+
+
+def test_an_output_may_be_a_link(encode, tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "a").symlink_to(tmp_path / "disk")
+    (tmp_path / "b.npy").symlink_to(tmp_path / "there.npy")  # not yet
+    assert encode("a").features == tmp_path / "disk" / "features.npy"
+    assert encode("b.npy").features == tmp_path / "there.npy"
+    assert (tmp_path / "a").is_symlink()
+    assert (tmp_path / "b.npy").is_symlink()
+
+
+@pytest.mark.parametrize("out", [".", ".."])
+def test_the_working_directory_is_no_output(encode, tmp_path, monkeypatch, out):
+    (tmp_path / "in").mkdir()
+    monkeypatch.chdir(tmp_path / "in")
+    with pytest.raises(ValueError, match="is the working directory or holds it"):
+        encode(Path(out).resolve())
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="has no named pipes")
+def test_a_pipe_by_name_is_refused(encode, tmp_path):
+    os.mkfifo(tmp_path / "p.csv")
+    with pytest.raises(ValueError, match=r"p.csv is a pipe, .*; pass '-'"):
+        encode(files=tmp_path / "p.csv")
+
+
+def test_a_fitted_vectorizer_keeps_its_output(tiny, rows, tmp_path):
+    pytest.importorskip("pandas")
+    vectorizer = BertVectorizer(tiny).set_output(transform="pandas").fit(TEXTS)
+    encode_files(vectorizer, rows, tmp_path / "a.npy")
+    assert list(vectorizer.transform(TEXTS[:1]).columns)
+
+
+def test_an_encoding_of_another_name_is_the_same(encode):
+    encode()
+    assert encode(encoding="UTF8").n_rows_encoded == 0
+    with pytest.raises(ValueError, match="encoding='utf-9' is not known to Python"):
+        encode(encoding="utf-9")
 
 
 def test_an_output_is_not_one_of_its_files(encode, tmp_path):

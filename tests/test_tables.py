@@ -98,15 +98,17 @@ def test_all_columns_come_without_a_list(write):
     assert batch == {"n": ["1"], "text": ["x"]}
 
 
-@pytest.mark.parametrize("name", ["a.csv", "a.csv.gz", "a.jsonl", "a.parquet"])
+@pytest.mark.parametrize(
+    "name", ["a.csv", "a.csv.gz", "a.jsonl", "a.parquet", "a.parquet.gz"]
+)
 def test_standard_input_is_recognised(monkeypatch, name):
-    content = FILES[name]()
+    content = FILES[name if name in FILES else name.removesuffix(".gz")]()
     content = content.encode() if isinstance(content, str) else content
     if name.endswith(".gz"):
         content = gzip.compress(content)
     stdin = io.TextIOWrapper(io.BytesIO(content))
     monkeypatch.setattr(sys, "stdin", stdin)
-    format = "parquet" if name == "a.parquet" else None
+    format = "parquet" if "parquet" in name else None
     texts, labels = read_labelled("-", format=format)
     assert list(zip(texts, labels, strict=True)) == ROWS
 

@@ -94,6 +94,9 @@ def test_a_store_is_reduced_by_size_and_by_age(tiny, memory):
         ({"bytes_limit": True}, "bytes_limit=True must be"),
         ({"age_limit": "3 months"}, "age_limit='3 months' must be a number of hours"),
         ({"age_limit": datetime.timedelta(-1)}, "must not be negative"),
+        ({"age_limit": "999999d"}, "age_limit='999999d' is longer than dates reach"),
+        ({"age_limit": "99999999999d"}, "is longer than dates reach"),
+        ({"age_limit": datetime.timedelta.max}, "is longer than dates reach"),
     ],
 )
 def test_limits_that_are_none_are_refused(memory, given, message):
@@ -123,6 +126,13 @@ def test_clearing_leaves_other_functions_results(memory):
     assert shards(memory) == []
     assert kept.check_call_in_cache("four")
     assert 0 < sum(path.is_file() for path in memory.rglob("*")) < n_files
+
+
+def test_a_store_that_was_cleared_is_an_empty_one(memory):
+    clear_store(memory)
+    info = describe_store(memory)
+    assert (info.spaces, info.n_bytes) == ((), 0)
+    assert describe_store(info.directory) == info
 
 
 @pytest.mark.parametrize("ask", [describe_store, check_store, clear_store])

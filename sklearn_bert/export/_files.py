@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import copy
 import dataclasses
 import hashlib
@@ -156,6 +157,7 @@ def encode_files(
         files = [files]
     names = [os.fspath(file) for file in files]
     reading = {"format": input_format, "delimiter": delimiter, "encoding": encoding}
+    codec = _codec(encoding)
     rows = Rows(names, text, id, reading)
     place = find_place(out, format)
     check_choice("out_dtype", out_dtype, ("float32", "float16"))
@@ -181,7 +183,7 @@ def encode_files(
     settings = {
         **_settings(vectorizer),
         "text": text, "id": id, "out_dtype": out_dtype, "part_rows": part_rows,
-        "file_rows": file_rows, "input": reading,
+        "file_rows": file_rows, "input": {**reading, "encoding": codec},
     }  # fmt: skip
     run = Run(vectorizer, rows, verbose=bool(verbose))
     with Output(
@@ -226,6 +228,9 @@ def _ready(vectorizer: Any) -> BertVectorizer:
         )
     if vectorizer.__sklearn_is_fitted__():
         vectorizer = copy.copy(vectorizer)
+        if hasattr(vectorizer, "_sklearn_output_config"):  # the copy has the same dict
+            config = dict(vectorizer._sklearn_output_config)
+            vectorizer._sklearn_output_config = config
     elif get_tags(vectorizer).target_tags.required:
         raise ValueError(
             "This vectorizer learns from labels (layer_combination='scalar_mix' or "
@@ -234,6 +239,14 @@ def _ready(vectorizer: Any) -> BertVectorizer:
     else:
         vectorizer = clone(vectorizer).fit([])
     return vectorizer.set_output(transform="default").set_params(verbose=False)
+
+
+def _codec(encoding: str) -> str:
+    """Return the one name of an encoding that has several."""
+    try:
+        return codecs.lookup(encoding).name
+    except LookupError as error:
+        raise ValueError(f"encoding={encoding!r} is not known to Python.") from error
 
 
 def _settings(vectorizer: BertVectorizer) -> dict[str, Any]:

@@ -114,7 +114,9 @@ class Output:
         self._n_sealed = 0  # files of a directory of Parquet
         self._rows_sealed = 0
         self._rows_open = 0  # in the file that grows
+        self._ids_open = 0  # bytes
         self._journal: int | None = None
+        self._may_discard = False  # what is in `partial`, if it is no row
 
     # Beginning, or going on
 
@@ -122,7 +124,7 @@ class Output:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._journal is not None and not self.parts:  # nothing to go on from
+        if self._may_discard and self._journal is not None and not self.parts:
             shutil.rmtree(self.place.partial, ignore_errors=True)
         self.close()
 
@@ -155,17 +157,25 @@ class Output:
         begun = _read_manifest(place.begun)
         if begun is not None and begun.get("finished"):
             is_same = begun["settings"] == self.settings
-            if finished is None or (overwrite and is_same):
-                self._publish(begun)  # a run was killed just before
-                finished, begun = begun, None
-        has_old = finished is not None and place.replaced.is_dir()
-        if has_old and _is_ours(place.replaced):  # or just after
-            shutil.rmtree(place.replaced, ignore_errors=True)
+            source = place.sealed(0) if place.format == "parquet" else place.rows
+            is_moved = place.is_file and not source.exists()
+            if finished is None or (overwrite and is_same) or is_moved:
+                self._lock()  # a run was killed just before, or meanwhile
+                self._publish()
+                self.close()
+                finished = _read_manifest(place.manifest)
+                begun = _read_manifest(place.begun)
+        if finished is not None and not place.is_file:  # or just after
+            (place.out / place.journal.name).unlink(missing_ok=True)
+            if _is_ours(place.replaced):
+                shutil.rmtree(place.replaced, ignore_errors=True)
         self._refuse_foreign(finished, overwrite)
         if finished is not None:
             wrong = None
             if difference := _difference(finished["settings"], self.settings):
                 wrong = f"{place.out} was made with other settings: {difference}."
+            elif finished["has_ids"] and not place.ids.is_file():
+                wrong = f"{place.ids}, of which {place.manifest} tells, is not there."
             elif not self._has_rows(finished["n_rows"]):
                 wrong = (
                     f"{place.features} does not hold the {finished['n_rows']:,} rows "
@@ -194,12 +204,25 @@ class Output:
         else:
             self._wipe()
             self._restore([])
+            self._may_discard = True
 
     def _refuse_foreign(
         self, finished: Mapping[str, Any] | None, overwrite: bool
     ) -> None:
         """Refuse to replace what this module has not written."""
-        out = self.place.out
+        out, replaced = self.place.out, self.place.replaced
+        if not self.place.is_file and (finished is None or overwrite):
+            if replaced.exists() and not _is_ours(replaced):
+                raise FileExistsError(
+                    f"{replaced}, to which {out} is moved when it is replaced, holds "
+                    "other files. Move them, or name another out."
+                )
+            if finished is not None and not _is_ours(out):
+                names = ", ".join(_others(out))
+                raise FileExistsError(
+                    f"{out} holds other files beside the features: {names}. Move them, "
+                    "or name another out."
+                )
         if finished is not None or not out.exists():
             return
         if self.place.is_file and not overwrite:
@@ -240,6 +263,7 @@ class Output:
         assert self._journal is not None
         os.ftruncate(self._journal, n_bytes)
         self._restore(parts)
+        self._may_discard = True
 
     def _wipe(self) -> None:
         """Begin with nothing; whenever this ends, what is left is no row."""
@@ -256,6 +280,7 @@ class Output:
         path = self.place.journal
         flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0)
         while True:
+            self.place.partial.mkdir(exist_ok=True)
             descriptor = os.open(path, flags, 0o666)
             is_mine = True
             with contextlib.suppress(OSError):  # a file system without locks
@@ -271,7 +296,6 @@ class Output:
                     self._journal = descriptor
                     return
             release(descriptor)  # it was completed just now
-            self.place.partial.mkdir(exist_ok=True)
 
     def _read_journal(self) -> tuple[list[Part], int]:
         """Return the parts listed, and the size of their lines."""
@@ -302,6 +326,7 @@ class Output:
         whole, ids_end = self._whole_parts(parts[len(kept) :])
         kept += whole
         self._rows_open = sum(part.n_rows for part in whole)
+        self._ids_open = ids_end
         _cut(self.place.rows, _HEADER_BYTES + self._rows_open * self._row_bytes)
         _cut(self.place.row_ids, ids_end)
         self.parts = kept
@@ -370,6 +395,7 @@ class Output:
         """
         raw = np.ascontiguousarray(features, dtype=self.dtype).data
         lines = "".join(f"{json.dumps(one)}\n" for one in ids or ()).encode()
+        self._check_alone()
         _extend(self.place.rows, raw)
         if lines:
             _extend(self.place.row_ids, lines)
@@ -378,8 +404,20 @@ class Output:
         self._journalize(part)
         self.parts.append(part)
         self._rows_open += part.n_rows
+        self._ids_open += part.ids_bytes
         if self._file_rows is not None and self._rows_open >= self._file_rows:
             self._seal()
+
+    def _check_alone(self) -> None:
+        """Refuse to go on where a file system has no locks and another writes too."""
+        n_bytes = _HEADER_BYTES + self._rows_open * self._row_bytes
+        sizes = _size(self.place.rows), _size(self.place.row_ids)
+        if sizes != (n_bytes, self._ids_open):
+            self._may_discard = False  # what the other has written
+            raise BlockingIOError(
+                f"Another process is writing {self.place.out} as well. Wait for it, or "
+                "name another out."
+            )
 
     def _journalize(self, part: Part) -> None:
         assert self._journal is not None
@@ -397,15 +435,20 @@ class Output:
     # Completing
 
     def finish(self, facts: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Give the output its final name; return its manifest."""
+        """Complete the output, which `publish` then moves; return its manifest."""
+        self._check_alone()
         if self.place.format == "npy":
             self._write_header()
         elif self._rows_open or not self._n_sealed:
             self._write_sealed()
+        self._may_discard = False
         manifest = self._write_manifest({"finished": True, **facts})
-        self.close()
-        self._publish(manifest)
         return manifest
+
+    def publish(self) -> None:
+        """Give what is complete its final name, and let others write it."""
+        self._publish()
+        self.close()
 
     def _write_header(self) -> None:
         """Say how many rows there are, as an .npy file does."""
@@ -423,7 +466,7 @@ class Output:
         self._write_sealed()
         self._n_sealed += 1
         self._rows_sealed += self._rows_open
-        self._rows_open = 0
+        self._rows_open = self._ids_open = 0
         _cut(self.place.rows, _HEADER_BYTES)
         _cut(self.place.row_ids, 0)
 
@@ -454,10 +497,22 @@ class Output:
             stream.write(f"{json.dumps(manifest, indent=1)}\n".encode())
         return manifest
 
-    def _publish(self, manifest: Mapping[str, Any]) -> None:
-        """Move what is complete to its final name; may be done again after a kill."""
+    def _publish(self) -> None:
+        """Move what is complete to its final name; may be done again after a kill.
+
+        The lock is held until it is there: who else gets it finds nothing to move.
+        """
         place = self.place
-        place.journal.unlink(missing_ok=True)
+        manifest = _read_manifest(place.begun)
+        if manifest is not None and not manifest.get("finished"):  # another, anew
+            return
+        if os.name == "nt":  # moves and removes no open file
+            self.close()
+        if manifest is None:
+            place.journal.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # another's by now
+                place.partial.rmdir()
+            return
         if manifest["settings"]["format"] == "parquet":  # another run's, perhaps
             place.rows.unlink(missing_ok=True)
         if not manifest["has_ids"]:
@@ -469,15 +524,20 @@ class Output:
                     os.replace(source, target)
             if not manifest["has_ids"]:
                 place.ids.unlink(missing_ok=True)
-            os.replace(place.begun, place.manifest)
-            place.partial.rmdir()
+            place.journal.unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError):  # by another, since just now
+                os.replace(place.begun, place.manifest)
+            with contextlib.suppress(OSError):  # another's by now
+                place.partial.rmdir()
         else:
             if _read_manifest(place.manifest) is not None:
                 os.rename(place.out, place.replaced)
             elif place.out.exists():
                 place.out.rmdir()  # the user's, and empty
             os.rename(place.partial, place.out)
-            shutil.rmtree(place.replaced, ignore_errors=True)
+            (place.out / place.journal.name).unlink(missing_ok=True)
+            if _is_ours(place.replaced):
+                shutil.rmtree(place.replaced, ignore_errors=True)
         _sync_directory(place.out.parent)
 
 
@@ -490,8 +550,14 @@ def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str | None:
 
 
 def _is_ours(directory: Path) -> bool:
-    """Whether a directory holds nothing but what is written here."""
-    return all(map(_OURS.fullmatch, os.listdir(directory)))
+    """Whether this is a directory that holds nothing but what is written here."""
+    return directory.is_dir() and not _others(directory)
+
+
+def _others(directory: Path) -> list[str]:
+    """Name what others have put into a directory."""
+    names = sorted(os.listdir(directory))
+    return [name for name in names if not _OURS.fullmatch(name)]
 
 
 def _read_manifest(path: Path) -> dict[str, Any] | None:
@@ -530,6 +596,10 @@ def _replacing(path: Path) -> Iterator[Any]:
         _sync(stream)
     os.replace(temporary, path)
     _sync_directory(path.parent)
+
+
+def _size(path: Path) -> int | None:
+    return path.stat().st_size if path.exists() else None
 
 
 def _extend(path: Path, content: Any) -> None:

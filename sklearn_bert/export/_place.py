@@ -106,6 +106,8 @@ def find_place(out: str | os.PathLike[str], format: str | None) -> Place:
     path = Path(out).expanduser()
     if path.name in ("", ".."):
         path = path.resolve()
+    if path.is_symlink():  # to a larger disk, perhaps
+        path = path.resolve()
     ending = path.suffix.lower()
     told = _ENDINGS.get(ending)
     if ending in _OTHER_ENDINGS:
@@ -124,6 +126,12 @@ def find_place(out: str | os.PathLike[str], format: str | None) -> Place:
     if path.is_dir():
         if told is not None:
             raise IsADirectoryError(f"out={str(out)!r} is a directory.")
+        here = Path.cwd()
+        if path.resolve() in (here, *here.parents):
+            raise ValueError(
+                f"out={str(out)!r} is the working directory or holds it, and would be "
+                "replaced as a whole; name a directory in it."
+            )
         if os.path.ismount(path):
             raise ValueError(
                 f"out={str(out)!r} is where a file system is mounted; name a directory "

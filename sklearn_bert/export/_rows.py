@@ -50,6 +50,12 @@ class Rows:
             raise ValueError("files must name at least one file.")
         if files.count("-") > 1:
             raise ValueError("The standard input ('-') can be read only once.")
+        for file in files:
+            if file != "-" and _is_pipe(file):
+                raise ValueError(
+                    f"{file} is a pipe, which can be read only once; pass '-' and pipe "
+                    "it in."
+                )
         if id == "features":
             raise ValueError("id='features' is the name of another column; rename it.")
         self.files = files
@@ -158,6 +164,11 @@ class Rows:
                 f"rows before it have {words[self._kind]}; ids must be of one kind."
             )
         return one
+
+
+def _is_pipe(file: str) -> bool:
+    is_plain = os.path.isfile(file) or os.path.isdir(file)
+    return os.path.exists(file) and not is_plain
 
 
 def name_of(file: str) -> str:

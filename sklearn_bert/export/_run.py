@@ -91,6 +91,7 @@ class Run:
                 _count(counts, facts)
                 bar.show(self.n_rows_encoded, self.rows.n_bytes)
             manifest = output.finish(self._facts(n_rows, found, counts))
+        output.publish()
         self._warn(n_rows, counts)
         return manifest
 
