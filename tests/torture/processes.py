@@ -15,6 +15,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -150,6 +151,13 @@ def read(location):
 
 def as_nobody(location):
     """Read a store, and try to add to it, without a right to write."""
+    with tempfile.TemporaryDirectory() as own:  # what is imported late, while one may
+        store = FeatureStore(Path(own, "joblib"), rows.SPACE)
+        with store.claim(rows.keys_of([100]), 1):
+            rows.append(store, [100])
+        rows.append(store, [101])
+        rows.found(store, [100])
+        store.merge()
     if os.getuid() == 0:
         os.setgroups([])
         os.setgid(65534)
