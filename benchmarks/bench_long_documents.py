@@ -186,15 +186,15 @@ def report(results: dict) -> str:
     """Return the table of results, in Markdown."""
     parts = []
     for case, facts in results["cases"].items():
-        cost = "cost not measured"
+        cost = ""
         if "times" in facts:
-            cost = f"{common.with_range(facts['times'])} times the seconds"
+            cost = f", in {common.with_range(facts['times'])} times the seconds"
         ratio = facts["tokens_run"] / facts["tokens_if_cut"]
         parts.append(
             f"**{case}**: {facts['n_texts']:,} texts, median {facts['n_words']:,.0f} "
             f"words; {facts['n_cut']:,} have several windows, {facts['n_chunks']:.1f} "
             f"on average. Windows run {ratio:.1f} times the tokens of texts that are "
-            f"cut, in {cost}; {facts['store_mb']:,.0f} MB in the store."
+            f"cut{cost}; {facts['store_mb']:,.0f} MB in the store."
         )
         rows = []
         for row, cells in facts["rows"].items():
