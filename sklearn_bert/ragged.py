@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Ragged", "Spool", "expand", "gather", "join", "starts_of"]
+__all__ = ["Ragged", "Spool", "expand", "gather", "join", "room", "starts_of"]
 
 _SPOOL_BYTES = 2**29  # kept in memory; more than that lies in a temporary file
 
@@ -140,6 +140,14 @@ def join(rows: Ragged, how: str) -> NDArray[Any]:
     sums = np.asarray(np.add.reduceat(values, starts, axis=0))
     sums /= rows.counts.reshape(-1, *[1] * (sums.ndim - 1)).astype(sums.dtype)
     return sums
+
+
+def room(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
+    """Return an array to fill: in a temporary file, mapped, if it is large."""
+    if np.prod(shape, dtype=float) * np.dtype(dtype).itemsize <= _SPOOL_BYTES:
+        return np.empty(shape, dtype=dtype)
+    with tempfile.TemporaryFile() as file:  # the map keeps what it needs
+        return np.asarray(np.memmap(file, dtype=dtype, mode="w+", shape=shape))
 
 
 class Spool:

@@ -147,9 +147,13 @@ class Request:
 
     # Room for the answer
 
+    def shape_of_block(self, n_rows: int) -> tuple[int, ...]:
+        """Return the shape of features, (n_rows, n_poolings, n_layers, width)."""
+        return (n_rows, *self._shape)
+
     def empty_block(self, n_rows: int) -> NDArray[np.float32]:
-        """Return room for features, (n_rows, n_poolings, n_layers, width)."""
-        return np.empty((n_rows, *self._shape), dtype=np.float32)
+        """Return room for features of some texts."""
+        return np.empty(self.shape_of_block(n_rows), dtype=np.float32)
 
     def empty_rows(self, counts: NDArray[Any]) -> Ragged:
         """Return room for rows, values (n_rows, n_poolings, n_layers, width)."""

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import itertools
 import re
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -30,7 +29,7 @@ from .estimators import EncoderEstimator, TextEstimator
 from .features import Engine, _outside, iter_features
 from .layers import coefficients, combine, feature_names
 from .learning import fit_scalar_mix
-from .ragged import expand, starts_of
+from .ragged import expand, room, starts_of
 from .request import Request
 
 __all__ = [
@@ -38,7 +37,6 @@ __all__ = [
     "count_words", "import_extra", "per_text",
 ]  # fmt: skip
 
-_ROOM_BYTES = 2**29  # of features in memory; more lies in a temporary file
 _MIX_BYTES = 2**28  # of features that layer weights are learned from
 _BATCH_ROWS = 2**14  # words combined at once
 
@@ -499,7 +497,7 @@ class BertTokenVectorizer(  # type: ignore[call-arg] # scikit-learn ships no typ
         """Return what `write` makes of the states of all words, in their order."""
         counts = count_words(words)
         starts = starts_of(counts)
-        out = _room((int(counts.sum()), *shape), dtype)
+        out = room((int(counts.sum()), *shape), dtype)
         picked = [request.layers.index(layer) for layer in self.layers_]
         n_empty, where = 0, (len(words), 0)
         blocks: Any = iter_features(words, request, self._engine())
@@ -551,7 +549,7 @@ class BertTokenVectorizer(  # type: ignore[call-arg] # scikit-learn ships no typ
 
     def _combine_all(self, frozen: np.ndarray) -> np.ndarray:
         """Return the features of words from what `_frozen` returned."""
-        out = _room((len(frozen), self._n_features()), np.float32)
+        out = room((len(frozen), self._n_features()), np.float32)
         for rows in gen_batches(len(frozen), _BATCH_ROWS):
             self._combine(frozen[rows, np.newaxis], out[rows])
         return out
@@ -619,14 +617,6 @@ def bounds(counts: np.ndarray) -> Iterator[tuple[int, int]]:
 def per_text(flat: np.ndarray, counts: np.ndarray) -> list[np.ndarray]:
     """Return the part of each text: views, not copies."""
     return [flat[a:b] for a, b in bounds(counts)]
-
-
-def _room(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-    """Return an array to fill: in a temporary file if it is large."""
-    if np.prod(shape, dtype=float) * np.dtype(dtype).itemsize <= _ROOM_BYTES:
-        return np.empty(shape, dtype=dtype)
-    with tempfile.TemporaryFile() as file:  # the map keeps what it needs
-        return np.asarray(np.memmap(file, dtype=dtype, mode="w+", shape=shape))
 
 
 def import_extra(module: str, who: str) -> Any:

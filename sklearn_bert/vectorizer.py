@@ -32,7 +32,7 @@ from .layers import (
 )
 from .learning import attend, fit_scalar_mix, fit_token_attention
 from .pooling import POOLINGS, check_pooling, of_chunks
-from .ragged import Ragged, gather, join
+from .ragged import Ragged, gather, join, room
 from .request import Request
 
 __all__ = ["BertVectorizer", "ChunkWeights", "FlatChunks", "TokenWeights"]
@@ -604,7 +604,7 @@ default="auto"
                 f"themselves; name another {name}, or use BertProbeClassifier."
             )
         request = request or self._request(self._checkpoint())
-        out = request.empty_block(len(texts))
+        out = room(request.shape_of_block(len(texts)), np.float32)
         for which, block in self._blocks(texts, request):
             out[which] = block
         return out

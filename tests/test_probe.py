@@ -28,7 +28,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import check_estimator, parametrize_with_checks
 
-from sklearn_bert import BertProbeClassifier, BertVectorizer
+from sklearn_bert import BertProbeClassifier, BertVectorizer, ragged, vectorizer
 from sklearn_bert.datasets import make_tiny_encoder
 from sklearn_bert.learning import fit_scalar_mix
 
@@ -437,3 +437,19 @@ def test_a_middle_layer_beats_the_last_on_a_question_of_form(tmp_path, read_data
     assert chosen.score(texts[300:], labels[300:]) >= last.score(
         texts[300:], labels[300:]
     )
+
+
+def test_features_too_large_for_memory_are_mapped(tiny, tmp_path, monkeypatch):
+    probe = BertProbeClassifier(tiny, layer="mix", memory=tmp_path)
+    expected = probe.fit(TEXTS, NAMES).layer_weights_
+    kinds = []
+    fit = vectorizer.fit_scalar_mix
+
+    def seen(block, *args, **options):
+        kinds.append(type(block.base))
+        return fit(block, *args, **options)
+
+    monkeypatch.setattr(vectorizer, "fit_scalar_mix", seen)
+    monkeypatch.setattr(ragged, "_SPOOL_BYTES", 100)
+    np.testing.assert_array_equal(probe.fit(TEXTS, NAMES).layer_weights_, expected)
+    assert kinds == [np.memmap]

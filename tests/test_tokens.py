@@ -32,6 +32,7 @@ from sklearn.utils import estimator_checks
 from sklearn_bert import (
     BertTokenProbeClassifier,
     BertTokenVectorizer,
+    ragged,
     span_f1,
     token_probe,
     tokens,
@@ -203,7 +204,7 @@ def test_weights_of_layers_may_come_from_some_of_many_words(tiny, monkeypatch):
 def test_large_results_lie_in_a_temporary_file_and_are_the_same(tiny, monkeypatch):
     vectorizer = BertTokenVectorizer(tiny).fit([])
     expected = vectorizer.transform_flat(WORDS).values
-    monkeypatch.setattr(tokens, "_ROOM_BYTES", 100)
+    monkeypatch.setattr(ragged, "_SPOOL_BYTES", 100)
     rows = vectorizer.transform(WORDS)
     base = rows[0]
     while base.base is not None and not isinstance(base, np.memmap):
