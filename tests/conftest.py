@@ -10,17 +10,12 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
+from labelled import DATA
 
 from sklearn_bert import features
 from sklearn_bert.datasets import make_tiny_encoder
-
-DATA = Path(
-    os.environ.get("SKLEARN_BERT_DATA")
-    or Path(__file__).resolve().parents[2] / "shared" / "data"
-)
 
 
 @pytest.fixture(scope="session")

@@ -11,13 +11,10 @@ import time
 import figures as figures_module
 import numpy as np
 import pytest
-from processes import TEXTS, ask, start
+from processes import EVERYTHING, IS_LONG, TEXTS, ask, start
 
 from sklearn_bert import BertVectorizer, features
 from sklearn_bert import store as store_module
-
-IS_LONG = os.environ.get("SKLEARN_BERT_TORTURE") == "long"
-EVERYTHING = {"layer": "all", "pooling": ["cls", "mean", "max"]}
 
 
 @pytest.fixture(scope="session")

@@ -34,6 +34,7 @@ from sklearn_bert.store import FeatureStore, StoreWarning, store_location
 
 TEXTS = [f"text {i} of zymurgy" + " and more" * (i % 3) for i in range(240)]
 EVERYTHING = {"layer": "all", "pooling": ["cls", "mean", "max"]}
+IS_LONG = os.environ.get("SKLEARN_BERT_TORTURE") == "long"
 TOLERANCE = 1e-5
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 

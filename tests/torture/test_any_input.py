@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
-from conftest import IS_LONG
 from hypothesis import HealthCheck, given, settings
+from processes import IS_LONG
 from test_damage import within
 
 from sklearn_bert import BertVectorizer

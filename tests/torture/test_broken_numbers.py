@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import EVERYTHING
+from processes import EVERYTHING
 from safetensors.torch import load_file, save_file
 
 from sklearn_bert import BertTokenVectorizer, BertVectorizer, features

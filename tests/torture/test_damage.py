@@ -15,8 +15,7 @@ import fuzz
 import numpy as np
 import pytest
 import rows
-from conftest import EVERYTHING
-from processes import TEXTS
+from processes import EVERYTHING, TEXTS
 
 from sklearn_bert import BertTokenVectorizer, BertVectorizer, features
 from sklearn_bert import store as store_module

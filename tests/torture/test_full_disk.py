@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rows
-from conftest import EVERYTHING
-from processes import TEXTS, start
+from processes import EVERYTHING, TEXTS, start
 
 from sklearn_bert import BertVectorizer, checkpoint
 from sklearn_bert import shard as shard_module

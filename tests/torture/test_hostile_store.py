@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rows
-from conftest import EVERYTHING
-from processes import TEXTS
+from processes import EVERYTHING, TEXTS
 
 from sklearn_bert import BertVectorizer
 from sklearn_bert.store import FeatureStore, StoreWarning, store_location

@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from conftest import EVERYTHING
-from processes import TEXTS
+from processes import EVERYTHING, TEXTS
 
 from sklearn_bert import BertVectorizer, features, network
 from sklearn_bert.encoder import Encoder
