@@ -185,13 +185,10 @@ class _Layers:
         self.n_bytes = block.nbytes
         self._size = max(1, _BATCH_BYTES // max(1, block[:1].nbytes))
 
-    def vectors(self) -> FloatArray:
-        n_texts, n_poolings, n_layers, width = self._block.shape
-        found = np.empty((n_texts, n_poolings * width), dtype=np.float32)
-        alike = np.full(n_layers, 1 / n_layers, dtype=np.float32)
-        for which, part in self.batches(None):
-            found[which] = self._mixed(part, alike / self.scales)
-        return found
+    def vectors(self, texts: Indices | None) -> FloatArray:
+        factors = 1 / (self.scales.shape[1] * self.scales)  # all layers alike
+        parts = [self._mixed(part, factors) for _, part in self.batches(texts)]
+        return np.concatenate(parts)
 
     def batches(self, texts: Indices | None) -> Iterator[tuple[Indices, FloatArray]]:
         n_texts = len(self._block if texts is None else texts)
@@ -285,9 +282,8 @@ class _Tokens:
         self, rows: Ragged, objective: Objective, *, scale_layers: bool
     ) -> None:
         self._rows, self._objective = rows, objective
-        self._means, scales = _moments(
-            rows, objective.labels.share[:, 0]
-        )  # (n_layers, width) each
+        # (n_layers, width) each
+        self._means, scales = _moments(rows, objective.labels.share[:, 0])
         n_layers, width = scales.shape
         self._learns_layers = objective.n_layers > 0
         if self._learns_layers:
@@ -302,11 +298,12 @@ class _Tokens:
         factors = (weights if self._learns_layers else np.ones(1)) / self.per_layer
         return _Frame(factors.astype(np.float32), self._means, self.per_feature)
 
-    def vectors(self) -> FloatArray:
+    def vectors(self, texts: Indices | None) -> FloatArray:
+        rows = self._rows if texts is None else self._rows[texts]
         n_layers = len(self._means)
         factors, means, per_feature = self._frame(np.full(n_layers, 1 / n_layers, "f4"))
         query = np.zeros(len(per_feature), dtype=np.float32)
-        vectors, _ = attend(self._rows, query, factors)
+        vectors, _ = attend(rows, query, factors)
         vectors -= factors @ means
         vectors /= per_feature
         return vectors
@@ -433,8 +430,8 @@ def attend(
         mixed = _mixed(states, factors)
         weights = _softmax(mixed @ query, counts)
         vectors[which] = _pooled(mixed, weights, counts)
-        for i, part in zip(which, Ragged.end_to_end(weights, counts), strict=True):
-            of_rows[starts[i] : starts[i] + len(part)] = part
+        first = starts[which[0]]  # texts come in order
+        of_rows[first : first + len(weights)] = weights
     return vectors, Ragged.end_to_end(of_rows, rows.counts)
 
 

@@ -52,8 +52,8 @@ class Source(Protocol):
 
     n_bytes: int  # that one pass reads
 
-    def vectors(self) -> FloatArray:
-        """Return what the head sees at the start, (n_texts, n_features)."""
+    def vectors(self, texts: Indices | None) -> FloatArray:
+        """Return what the head sees of texts at the start, (n_texts, n_features)."""
 
     def batches(self, texts: Indices | None) -> Iterator[tuple[Indices, Any]]:
         """Yield numbers and features of texts, of all or of some."""
@@ -171,14 +171,7 @@ class Objective:
         L-BFGS does not begin with that head: with a weak penalty a head that explains
         the labels by layers all alike leaves no slope to learn their weights by.
         """
-        vectors = source.vectors()
-        start, every = np.zeros_like(self._penalty), np.arange(len(vectors))
-        axes = self._axes(vectors)
-
-        def of_head(theta: Theta) -> tuple[float, Theta]:
-            parts = self.parts(theta)
-            loss, _ = self.add_head(parts, vectors, every)
-            return self._finish(parts, loss, np.zeros(len(parts.weights)))
+        start, axes = np.zeros_like(self._penalty), self._axes(source)
 
         def of_all(theta: Theta) -> tuple[float, Theta]:
             parts = self.parts(theta)
@@ -187,19 +180,28 @@ class Objective:
 
         if source.n_bytes <= _FULL_BYTES:
             return self._descend(of_all, axes, start, max_iter, on_step)[0]
+        vectors = source.vectors(None)
+        every = np.arange(len(vectors))
+
+        def of_head(theta: Theta) -> tuple[float, Theta]:
+            parts = self.parts(theta)
+            loss, _ = self.add_head(parts, vectors, every)
+            return self._finish(parts, loss, np.zeros(len(parts.weights)))
+
         theta, is_ended = self._descend(of_head, axes, start, max_iter, on_step)
         if is_ended:
             return theta
         return self._descend_by_parts(source, axes, theta, on_step)
 
-    def _axes(self, vectors: FloatArray) -> _Axes:
+    def _axes(self, source: Source) -> _Axes:
         """Return coordinates in which the curvature at the start is about 1."""
         from scipy.linalg import cholesky
 
-        n_rows, n_features = vectors.shape
-        every = max(1, n_rows // (_ROWS_PER_FEATURE * n_features))
-        weights = self.labels.curvature * every * self.labels.share[::every]
-        rows = vectors[::every] * np.sqrt(weights)
+        n_texts, n_features = len(self.labels.targets), self._shape[0]
+        every = max(1, n_texts // (_ROWS_PER_FEATURE * n_features))
+        some = np.arange(0, n_texts, every)
+        weights = self.labels.curvature * every * self.labels.share[some]
+        rows = source.vectors(some) * np.sqrt(weights)
         squares = np.einsum("nf,nf->f", rows, rows) + self._strength
         layers, query, head = self._ends[:3]
         if n_features > _MAX_FEATURES:
