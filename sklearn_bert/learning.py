@@ -20,7 +20,7 @@ from .layers import ScalarMix
 from .objective import Labels, Objective, OnStep, Parts, Theta
 from .ragged import Ragged, starts_of
 
-__all__ = ["attend", "fit_scalar_mix", "fit_token_attention"]
+__all__ = ["as_classes", "attend", "fit_scalar_mix", "fit_token_attention"]
 
 FloatArray = NDArray[np.float32]
 Indices = NDArray[np.intp]
@@ -28,6 +28,11 @@ Indices = NDArray[np.intp]
 _FEW_OUTPUTS = 16  # of the linear model; measured on 7 layers of 384
 _MAX_CONVERTED = 2**28  # numbers, a gigabyte: more are converted batch by batch
 _BATCH_BYTES = 2**22  # of token states worked on at once: they stay in the cache
+
+
+def as_classes(y: NDArray[Any]) -> NDArray[Any]:
+    """Return labels as text, as which numbers are classes however many there are."""
+    return y if y.ndim == 2 else np.unique(y, return_inverse=True)[1].astype(str)
 
 
 def fit_scalar_mix(
@@ -187,10 +192,16 @@ class _Layers:
 
     def vectors(self, texts: Indices | None) -> FloatArray:
         factors = 1 / (self.scales.shape[1] * self.scales)  # all layers alike
-        parts = [self._mixed(part, factors) for _, part in self.batches(texts)]
+        parts = [self._mixed(part, factors) for _, part in self._batches(texts)]
         return np.concatenate(parts)
 
-    def batches(self, texts: Indices | None) -> Iterator[tuple[Indices, FloatArray]]:
+    def add(self, parts: Parts, texts: Indices | None) -> tuple[float, Theta]:
+        # With few outputs each layer is projected; with many, layers are mixed first.
+        if self._objective.n_outputs <= _FEW_OUTPUTS:
+            return self._add_projected(parts, texts)
+        return self._add_mixed(parts, texts)
+
+    def _batches(self, texts: Indices | None) -> Iterator[tuple[Indices, FloatArray]]:
         n_texts = len(self._block if texts is None else texts)
         for start in range(0, n_texts, self._size):
             stop = min(start + self._size, n_texts)
@@ -199,58 +210,52 @@ class _Layers:
             else:
                 yield texts[start:stop], self._block[texts[start:stop]]
 
-    def add(
-        self, parts: Parts, which: Indices, batch: FloatArray
-    ) -> tuple[float, Theta]:
-        # With few outputs each layer is projected; with many, layers are mixed first.
-        if self._objective.n_outputs <= _FEW_OUTPUTS:
-            return self._add_projected(parts, which, batch)
-        return self._add_mixed(parts, which, batch)
-
     def _mixed(self, part: FloatArray, factors: FloatArray) -> FloatArray:
         """Return weighted sums of layers, centred, (n_which, n_features)."""
         mixed = np.matmul(factors[:, np.newaxis], part)[:, :, 0]
         mixed -= np.einsum("pl,plw->pw", factors, self._means)
         return mixed.reshape(len(part), -1)
 
-    def _add_mixed(
-        self, parts: Parts, which: Indices, part: FloatArray
-    ) -> tuple[float, Theta]:
-        n_texts, n_poolings, _, width = part.shape
+    def _add_mixed(self, parts: Parts, texts: Indices | None) -> tuple[float, Theta]:
+        n_poolings, n_layers, width = self._means.shape
         factors = parts.weights / self.scales
-        mixed = self._mixed(part, factors)
-        loss, towards = self._objective.add_head(parts, mixed, which)
-        towards = towards.reshape(n_texts, n_poolings, width)
-        slopes = np.matmul(part, towards[..., np.newaxis])[..., 0].sum(axis=0)
-        slopes -= np.einsum("plw,pw->pl", self._means, towards.sum(axis=0))
-        return loss, (slopes / self.scales).sum(axis=0).astype(np.float64)
+        loss, slopes = 0.0, np.zeros(n_layers)
+        for which, part in self._batches(texts):
+            mixed = self._mixed(part, factors)
+            of_batch, towards = self._objective.add_head(parts, mixed, which)
+            loss += of_batch
+            towards = towards.reshape(len(which), n_poolings, width)
+            of_layers = np.matmul(part, towards[..., np.newaxis])[..., 0].sum(axis=0)
+            of_layers -= np.einsum("plw,pw->pl", self._means, towards.sum(axis=0))
+            slopes += (of_layers / self.scales).sum(axis=0)
+        return loss, slopes
 
     def _add_projected(
-        self, parts: Parts, which: Indices, part: FloatArray
+        self, parts: Parts, texts: Indices | None
     ) -> tuple[float, Theta]:
-        n_texts, n_poolings, n_layers, width = part.shape
+        shape = n_poolings, n_layers, width = self._means.shape
         factors = parts.weights / self.scales
         head = parts.head.reshape(n_poolings, width, -1)
-        of_head = parts.gradient_of_head.reshape(head.shape)
         centre = np.einsum("pl,plw->pw", factors, self._means).ravel()
-        scores = np.tile(parts.intercepts - centre @ parts.head, (n_texts, 1))
-        for i in range(n_poolings):
-            projected = part[:, i].reshape(-1, width) @ head[i]
-            scores += np.einsum(
-                "nlk,l->nk", projected.reshape(n_texts, n_layers, -1), factors[i]
-            )
-        loss, residual = self._objective.labels.loss(scores, which)
-        total = residual.sum(axis=0)
+        intercepts = parts.intercepts - centre @ parts.head
+        loss, total = 0.0, np.zeros(len(intercepts))
+        by_layer = np.zeros((len(intercepts), n_poolings * n_layers * width))
+        for which, part in self._batches(texts):
+            scores = np.tile(intercepts, (len(which), 1))
+            for i in range(n_poolings):
+                projected = part[:, i].reshape(-1, width) @ head[i]
+                projected = projected.reshape(len(which), n_layers, -1)
+                scores += np.matmul(factors[i], projected)
+            of_batch, residual = self._objective.labels.loss(scores, which)
+            loss += of_batch
+            total += residual.sum(axis=0)
+            by_layer += residual.T.astype(np.float32) @ part.reshape(len(which), -1)
+        slopes = by_layer.reshape(-1, *shape)
+        slopes -= np.multiply.outer(total, self._means)
+        of_head = np.einsum("kplw,pl->pwk", slopes, factors)
+        parts.gradient_of_head += of_head.reshape(parts.head.shape)
         parts.gradient_of_intercepts += total
-        slopes, rows = np.zeros(n_layers), residual.T.astype(np.float32)
-        for i in range(n_poolings):
-            # (n_outputs, n_layers, width)
-            by_layer = (rows @ part[:, i].reshape(n_texts, -1)).reshape(
-                -1, n_layers, width
-            ) - total.astype(np.float32)[:, np.newaxis, np.newaxis] * self._means[i]
-            of_head[i] += np.einsum("klw,l->wk", by_layer, factors[i])
-            slopes += np.einsum("klw,wk->l", by_layer, head[i]) / self.scales[i]
-        return loss, slopes
+        return loss, np.einsum("kplw,pwk,pl->l", slopes, head, 1 / self.scales)
 
 
 class _Frame(NamedTuple):
@@ -308,20 +313,23 @@ class _Tokens:
         vectors /= per_feature
         return vectors
 
-    def batches(self, texts: Indices | None) -> Iterator[tuple[Indices, FloatArray]]:
-        rows = self._rows if texts is None else self._rows[texts]
-        for which, states in rows.batches(_rows_per_batch(rows)):
-            states = states.astype(np.float32, copy=False)
-            yield which if texts is None else texts[which], states
-
-    def add(
-        self, parts: Parts, which: Indices, batch: FloatArray
-    ) -> tuple[float, Theta]:
+    def add(self, parts: Parts, texts: Indices | None) -> tuple[float, Theta]:
         # With few outputs tokens are projected; with many, texts are pooled first.
         is_few = self._objective.n_outputs <= _FEW_OUTPUTS
         add = _add_projected if is_few else _add_pooled
-        counts, frame = self._rows.counts[which], self._frame(parts.weights)
-        loss, slopes = add(self._objective, parts, batch, counts, which, frame)
+        rows = self._rows if texts is None else self._rows[texts]
+        frame = self._frame(parts.weights)
+        loss, slopes = 0.0, np.zeros(len(frame.factors))
+        for which, states in rows.batches(_rows_per_batch(rows)):
+            states = states.astype(np.float32, copy=False)
+            counts = rows.counts[which]
+            if texts is not None:
+                which = texts[which]
+            of_batch, of_layers = add(
+                self._objective, parts, states, counts, which, frame
+            )
+            loss += of_batch
+            slopes += of_layers
         return loss, slopes / self.per_layer
 
 

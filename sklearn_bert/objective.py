@@ -3,7 +3,7 @@
 One vector of parameters holds the logits of layers, a query, a linear head and its
 intercepts; the loss of labels and one L2 penalty make the objective. Its gradient is
 written out in NumPy. How features are read, weighted and pooled on the way to the head
-is not known here: a `Source` adds its part of loss and gradient, batch by batch.
+is not known here: a `Source` adds its loss and gradient, of all texts or of some.
 
 Level 0 of the module map: imports nothing of the package.
 """
@@ -11,7 +11,7 @@ Level 0 of the module map: imports nothing of the package.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -55,11 +55,8 @@ class Source(Protocol):
     def vectors(self, texts: Indices | None) -> FloatArray:
         """Return what the head sees of texts at the start, (n_texts, n_features)."""
 
-    def batches(self, texts: Indices | None) -> Iterator[tuple[Indices, Any]]:
-        """Yield numbers and features of texts, of all or of some."""
-
-    def add(self, parts: Parts, which: Indices, batch: Any) -> tuple[float, Theta]:
-        """Add a batch's gradients; return its loss and the gradient for layers."""
+    def add(self, parts: Parts, texts: Indices | None) -> tuple[float, Theta]:
+        """Add gradients of texts; return their loss and its gradient for layers."""
 
 
 @dataclass
@@ -175,7 +172,7 @@ class Objective:
 
         def of_all(theta: Theta) -> tuple[float, Theta]:
             parts = self.parts(theta)
-            loss, slopes = self._add_all(parts, source, None)
+            loss, slopes = source.add(parts, None)
             return self._finish(parts, loss, slopes)
 
         if source.n_bytes <= _FULL_BYTES:
@@ -212,16 +209,6 @@ class Objective:
             curvature[np.diag_indices(n_features)] += ridge
             root = cholesky(curvature, lower=True, overwrite_a=True)
         return _Axes(root, self._shape, slice(0, layers), slice(query, head))
-
-    def _add_all(
-        self, parts: Parts, source: Source, texts: Indices | None
-    ) -> tuple[float, Theta]:
-        loss, slopes = 0.0, np.zeros(max(1, len(parts.weights)))
-        for which, batch in source.batches(texts):
-            of_batch, of_layers = source.add(parts, which, batch)
-            loss += of_batch
-            slopes += of_layers
-        return loss, slopes
 
     def _finish(self, parts: Parts, loss: float, slopes: Theta) -> tuple[float, Theta]:
         """Return the objective and its gradient, given that of the layers' weights."""
@@ -312,7 +299,7 @@ class Objective:
             order = random.permutation(n_texts)
             for texts in np.array_split(order, n_steps):
                 parts = self.parts(axes.theta(u))
-                loss, slopes = self._add_all(parts, source, np.sort(texts))
+                loss, slopes = source.add(parts, np.sort(texts))
                 scale = n_texts / len(texts)
                 parts.gradient_of_query *= scale
                 parts.gradient_of_head *= scale
