@@ -6,7 +6,7 @@ weight all of them, which tokens count. Its head is scikit-learn's own classifie
 what results.
 
 Level 8 of the module map: imports `_validation`, `callbacks`, `checkpoint`,
-`estimators`, `heads`, `layers`, `pooling`, `ragged` and `vectorizer`.
+`estimators`, `heads`, `layers`, `learning`, `pooling`, `ragged` and `vectorizer`.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from .checkpoint import DEFAULT_MODEL
 from .estimators import TextEstimator
 from .heads import HasHead, check_sample_weight, check_target, head_has
 from .layers import read_layer
+from .learning import as_classes
 from .pooling import read_pooling
 from .ragged import Ragged
 from .vectorizer import BertVectorizer, ChunkWeights, TokenWeights
@@ -466,11 +467,9 @@ default="auto"
                 pass
             return task.is_stopped
 
-        # As text, numbers are classes however many there are.
-        labels = y if y.ndim == 2 else np.unique(y, return_inverse=True)[1].astype(str)
         vectorizer._learn(
             frozen if len(rows) == len(y) else frozen[rows],
-            labels[rows],
+            as_classes(y)[rows],
             C=self.C,
             sample_weight=None if weights is None else weights[rows],
             scale_layers=self.standardize,

@@ -28,7 +28,7 @@ from .checkpoint import DEFAULT_MODEL, Checkpoint
 from .estimators import EncoderEstimator, TextEstimator
 from .features import Engine, _outside, iter_features
 from .layers import coefficients, combine, feature_names
-from .learning import fit_scalar_mix
+from .learning import as_classes, fit_scalar_mix
 from .ragged import expand, room, starts_of
 from .request import Request
 
@@ -533,12 +533,10 @@ class BertTokenVectorizer(  # type: ignore[call-arg] # scikit-learn ships no typ
         limit = max(1, _MIX_BYTES // (4 * n_layers * width))
         step = max(1, -(-len(frozen) // limit))
         weights = options.pop("sample_weight", None)
-        # As text, numbers are classes however many there are.
-        labels = np.unique(tags, return_inverse=True)[1].astype(str)
         try:
             mix = fit_scalar_mix(
                 frozen[::step, np.newaxis].astype(np.float32),
-                labels[::step],
+                as_classes(tags)[::step],
                 sample_weight=None if weights is None else weights[::step],
                 **options,
             )
