@@ -161,14 +161,11 @@ class Output:
             is_moved = place.is_file and not source.exists()
             if finished is None or (overwrite and is_same) or is_moved:
                 self._lock()  # a run was killed just before, or meanwhile
-                self._publish()
-                self.close()
+                self.publish()
                 finished = _read_manifest(place.manifest)
                 begun = _read_manifest(place.begun)
         if finished is not None and not place.is_file:  # or just after
-            (place.out / place.journal.name).unlink(missing_ok=True)
-            if _is_ours(place.replaced):
-                shutil.rmtree(place.replaced, ignore_errors=True)
+            self._tidy()
         self._refuse_foreign(finished, overwrite)
         if finished is not None:
             wrong = None
@@ -535,10 +532,14 @@ class Output:
             elif place.out.exists():
                 place.out.rmdir()  # the user's, and empty
             os.rename(place.partial, place.out)
-            (place.out / place.journal.name).unlink(missing_ok=True)
-            if _is_ours(place.replaced):
-                shutil.rmtree(place.replaced, ignore_errors=True)
+            self._tidy()
         _sync_directory(place.out.parent)
+
+    def _tidy(self) -> None:
+        """Remove what a directory needs no more once it has its final name."""
+        (self.place.out / self.place.journal.name).unlink(missing_ok=True)
+        if _is_ours(self.place.replaced):
+            shutil.rmtree(self.place.replaced, ignore_errors=True)
 
 
 def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str | None:
