@@ -286,19 +286,22 @@ def _bytes_of(limit: Any) -> int | None:
 def _age_of(limit: Any) -> datetime.timedelta | None:
     if limit is None:
         return None
-    is_age = isinstance(limit, datetime.timedelta)
-    if is_age and limit < datetime.timedelta():
+    if isinstance(limit, datetime.timedelta) and limit < datetime.timedelta():
         raise ValueError(f"age_limit={limit!r} must not be negative.")
-    found = _AGE.fullmatch("0h" if is_age else str(limit).strip())
+    try:
+        age = limit if isinstance(limit, datetime.timedelta) else _read_age(limit)
+        datetime.datetime.now() - age  # as joblib reckons
+    except OverflowError:
+        raise ValueError(f"age_limit={limit!r} is longer than dates reach.") from None
+    return age
+
+
+def _read_age(limit: Any) -> datetime.timedelta:
+    """Read an age such as "30d"."""
+    found = _AGE.fullmatch(str(limit).strip())
     if found is None:
         raise ValueError(
             f"age_limit={limit!r} must be a number of hours, days or weeks, such as "
             "12h, 30d or 4w."
         )
-    try:
-        given = datetime.timedelta(**{_AGES[found[2].lower()]: float(found[1])})
-        age: datetime.timedelta = limit if is_age else given
-        datetime.datetime.now() - age  # as joblib reckons
-    except OverflowError:
-        raise ValueError(f"age_limit={limit!r} is longer than dates reach.") from None
-    return age
+    return datetime.timedelta(**{_AGES[found[2].lower()]: float(found[1])})
