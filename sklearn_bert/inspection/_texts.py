@@ -65,9 +65,7 @@ def make_vectorizer(
     ValueError
         A pooling is learned from labels, so that it has no frozen features.
     """
-    for name in decided:
-        if name in params:
-            raise TypeError(f"{caller} does not take {name!r}: {reason}")
+    _refuse_decided(caller, reason, decided, params)
     if not isinstance(poolings, str):
         poolings = list(poolings)
     if "learned_attention" in ([poolings] if isinstance(poolings, str) else poolings):
@@ -112,9 +110,7 @@ def make_word_vectorizer(
     ValueError
         `subwords` names no way to make one row of a word's tokens.
     """
-    for name in (*decided, "subwords"):
-        if name in params:
-            raise TypeError(f"{caller} does not take {name!r}: {reason}")
+    _refuse_decided(caller, reason, (*decided, "subwords"), params)
     if not subwords:
         raise ValueError("poolings must name at least one of 'first', 'mean', 'last'.")
     for name in subwords:
@@ -122,6 +118,14 @@ def make_word_vectorizer(
     if len(set(subwords)) < len(subwords):
         raise ValueError(f"poolings names one twice: {list(subwords)}.")
     return BertTokenVectorizer(model, layer=layers, subwords=subwords[0], **params)
+
+
+def _refuse_decided(
+    caller: str, reason: str, decided: Sequence[str], params: dict[str, Any]
+) -> None:
+    for name in decided:
+        if name in params:
+            raise TypeError(f"{caller} does not take {name!r}: {reason}")
 
 
 def request_of(
