@@ -26,8 +26,6 @@ Command: ``python benchmarks/bench_frozen_vs_finetuned.py [--data DIR] [--tasks 
 from __future__ import annotations
 
 import argparse
-import csv
-import gzip
 import json
 import multiprocessing
 import os
@@ -81,8 +79,7 @@ def read(data: Path, task: str) -> list[dict[str, str]]:
     """Return rows with a text, a label and perhaps a part, or those that stand in."""
     path = data / TASKS[task]
     if path.is_file():
-        with gzip.open(path, "rt", encoding="utf-8", newline="") as stream:
-            rows = list(csv.DictReader(stream))
+        rows = common.read_rows(path)
         return [row for row in rows if row.get("split") in (None, "train", "test")]
     from sklearn_bert.datasets import load_docstrings
 

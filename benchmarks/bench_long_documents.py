@@ -31,8 +31,6 @@ Command: ``python benchmarks/bench_long_documents.py [--data DIR] [--memory DIR]
 from __future__ import annotations
 
 import argparse
-import csv
-import gzip
 import json
 import os
 import statistics
@@ -66,8 +64,7 @@ def read(data: Path, n_texts: int) -> tuple[list[str], np.ndarray, np.ndarray]:
         texts = common.make_texts("long", n_texts)
         folds = np.arange(n_texts) // 2 % 10
         return texts, np.array(["even", "odd"] * n_texts)[:n_texts], folds
-    with gzip.open(path, "rt", encoding="utf-8", newline="") as stream:
-        rows = list(csv.DictReader(stream))
+    rows = common.read_rows(path)
     order = np.random.default_rng(0).permutation(len(rows))[:n_texts]
     rows = [rows[i] for i in order]
     folds = np.array([int(row["fold"]) for row in rows])

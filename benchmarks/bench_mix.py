@@ -14,8 +14,6 @@ Command: ``python benchmarks/bench_mix.py [--data DIR] [--texts N] [--rounds N]
 from __future__ import annotations
 
 import argparse
-import csv
-import gzip
 import json
 import os
 import subprocess
@@ -40,8 +38,7 @@ def read(data: Path, n_texts: int) -> tuple[list[str], np.ndarray]:
     """Return texts and labels of two classes."""
     path = data / "mr" / "mr.csv.gz"
     if path.is_file():
-        with gzip.open(path, "rt", encoding="utf-8", newline="") as stream:
-            rows = list(csv.DictReader(stream))
+        rows = common.read_rows(path)
         texts, labels = [r["text"] for r in rows], np.array([r["label"] for r in rows])
     else:
         from sklearn_bert.datasets import load_docstrings

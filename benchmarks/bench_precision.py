@@ -16,8 +16,6 @@ Command: ``python benchmarks/bench_precision.py [--data DIRECTORY] [--texts N]
 from __future__ import annotations
 
 import argparse
-import csv
-import gzip
 import os
 import warnings
 from collections import defaultdict
@@ -34,9 +32,8 @@ _MAX_CLASSES = 10
 def read_labelled(file: Path, n_texts: int) -> tuple[list[str], list[str]]:
     """Return texts of at most ten classes, at least five of each, in random order."""
     by_label = defaultdict(list)
-    with gzip.open(file, "rt", encoding="utf-8", newline="") as stream:
-        for row in csv.DictReader(stream):
-            by_label[row["label"]].append(row["text"])
+    for row in common.read_rows(file):
+        by_label[row["label"]].append(row["text"])
     rng = np.random.default_rng(0)
     labels = sorted(by_label)[:_MAX_CLASSES]
     rows = [

@@ -19,8 +19,6 @@ Command: ``python benchmarks/bench_probe.py [--data DIR] [--texts N] [--splits N
 from __future__ import annotations
 
 import argparse
-import csv
-import gzip
 import os
 import tempfile
 import warnings
@@ -62,8 +60,7 @@ def read(data: Path, n_texts: int) -> dict[str, tuple[list[str], np.ndarray]]:
         files = [path] if path.is_file() else sorted(path.parent.glob("*.csv.gz"))
         if not path.parent.is_dir() or len(files) != 1:
             continue
-        with gzip.open(files[0], "rt", encoding="utf-8", newline="") as stream:
-            rows = list(csv.DictReader(stream))
+        rows = common.read_rows(files[0])
         rng = np.random.default_rng(0)  # some files are sorted by label
         rows = [rows[i] for i in rng.permutation(len(rows))[:n_texts]]
         tasks[task] = [r["text"] for r in rows], np.array([r["label"] for r in rows])

@@ -41,15 +41,6 @@ def make_distinct(n_texts: int) -> list[str]:
     ]
 
 
-def peak_bytes() -> int:
-    """Return the largest resident size so far."""
-    import resource
-    import sys
-
-    unit = 1 if sys.platform == "darwin" else 1024
-    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
 def prepare(model, n_texts, memory):
     from sklearn_bert import BertVectorizer
 
@@ -58,13 +49,13 @@ def prepare(model, n_texts, memory):
     vectorizer.transform(["warm up"])
 
     def work():
-        before = peak_bytes()
+        before = common.peak_bytes()
         started = time.perf_counter()
         result = vectorizer.transform(texts)
         return {
             "seconds": time.perf_counter() - started,
             "output_bytes": result.nbytes,
-            "beyond_bytes": peak_bytes() - before - result.nbytes,
+            "beyond_bytes": common.peak_bytes() - before - result.nbytes,
         }
 
     return work

@@ -30,7 +30,6 @@ Command: ``python benchmarks/bench_sweep.py [--parts cost tasks words] [--data D
 from __future__ import annotations
 
 import argparse
-import csv
 import gzip
 import json
 import os
@@ -115,8 +114,7 @@ def compare_cost(n_texts: int, rounds: int) -> dict:
 
 
 def read(path: Path) -> tuple[list[str], list[str]]:
-    with gzip.open(path, "rt", encoding="utf-8", newline="") as stream:
-        rows = list(csv.DictReader(stream))
+    rows = common.read_rows(path)
     rng = np.random.default_rng(0)  # some files are sorted by label
     rows = [rows[i] for i in rng.permutation(len(rows))[:N_TEXTS]]
     return [row["text"] for row in rows], [row["label"] for row in rows]

@@ -118,19 +118,6 @@ def tag(task: str, train: Part, test: Part, memory: str) -> dict[str, dict]:
     return rows
 
 
-def peak_bytes() -> int:
-    """Return the largest resident size of this process so far."""
-    status = Path("/proc/self/status")
-    if status.is_file():  # getrusage counts what the process was forked from
-        (line,) = (x for x in status.read_text().splitlines() if x.startswith("VmHWM"))
-        return 1024 * int(line.split()[1])
-    import resource
-    import sys
-
-    unit = 1 if sys.platform == "darwin" else 1024
-    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
 def prepare(file, tags, memory):
     from sklearn_bert import BertTokenVectorizer
 
@@ -139,12 +126,12 @@ def prepare(file, tags, memory):
     vectorizer.transform(words[:2])
 
     def work():
-        before, started = peak_bytes(), time.perf_counter()
+        before, started = common.peak_bytes(), time.perf_counter()
         values = vectorizer.transform_flat(words).values
         return {
             "seconds": time.perf_counter() - started,
             "output_bytes": values.nbytes,
-            "beyond_bytes": peak_bytes() - before - values.nbytes,
+            "beyond_bytes": common.peak_bytes() - before - values.nbytes,
         }
 
     return work

@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import csv
 import datetime
+import gzip
 import importlib.metadata
 import json
 import os
@@ -79,6 +81,12 @@ def make_texts(kind: str, n_texts: int, seed: int = 0) -> list[str]:
         texts.append(" ".join(words[start : start + n_words]))
         start += int(n_words)
     return texts
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """Return the rows of a gzipped CSV file by the names in its first line."""
+    with gzip.open(path, "rt", encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream))
 
 
 # Models
@@ -349,6 +357,10 @@ def seconds_of(answers: Sequence[Mapping[str, Any]]) -> list[float]:
 
 def peak_bytes() -> int:
     """Return the largest resident size of this process so far."""
+    with contextlib.suppress(OSError):  # getrusage counts what it was forked from
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
+        if found := re.search(r"VmHWM:\s+(\d+) kB", status):
+            return 1024 * int(found[1])
     import resource
 
     unit = 1 if sys.platform == "darwin" else 1024

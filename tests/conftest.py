@@ -11,8 +11,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from collections.abc import Callable
 
+import labelled
 import pytest
-from labelled import DATA
 
 from sklearn_bert import features
 from sklearn_bert.datasets import make_tiny_encoder
@@ -51,9 +51,7 @@ def read_data() -> Callable[..., tuple[list[str], list[str]]]:
     def read(
         name: str, *, n: int | None = None, split: str | None = None
     ) -> tuple[list[str], list[str]]:
-        path = DATA / name
-        if not path.is_file():
-            pytest.skip(f"no {path}: point SKLEARN_BERT_DATA at the labelled texts")
+        path = labelled.find(name)
         with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
             rows = [r for r in csv.DictReader(file) if split in (None, r.get("split"))]
         return [r["text"] for r in rows[:n]], [r["label"] for r in rows[:n]]

@@ -8,11 +8,11 @@ import subprocess
 import sys
 import warnings
 
+import labelled
 import numpy as np
 import pytest
 import torch
 import transformers
-from labelled import DATA
 from sklearn.base import clone, is_classifier
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
@@ -61,10 +61,7 @@ def lexicon(tmp_path_factory):
 
 
 def read_words(name, tags, n):
-    path = DATA / name
-    if not path.is_file():
-        pytest.skip(f"no {path}: point SKLEARN_BERT_DATA at the labelled texts")
-    with gzip.open(path, "rt", encoding="utf-8") as file:
+    with gzip.open(labelled.find(name), "rt", encoding="utf-8") as file:
         rows = [json.loads(line) for line, _ in zip(file, range(n), strict=False)]
     return [row["tokens"] for row in rows], [row[tags] for row in rows]
 

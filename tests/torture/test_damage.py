@@ -243,14 +243,19 @@ def forge(shard, **changes):
     file.write_bytes(raw + b"\n%08x\n" % zlib.crc32(raw))
 
 
-def test_a_forged_shard_of_another_width_is_left_out(kept, expected, tmp_path):
-    transform, shard = kept
-    store = FeatureStore(store_location(tmp_path), shard.parent.name)
-    values = np.zeros((3, 3, 8), dtype=np.float32)
+def replace_by_zeros(memory, shard, n_rows, width, counts=None):
+    """Put a shard of the same texts in a shard's place, with every checksum right."""
+    store = FeatureStore(store_location(memory), shard.parent.name)
+    values = np.zeros((3, n_rows, width), dtype=np.float32)
     columns = dict.fromkeys(("cls", "mean", "max"), ((0, 1, 2), values))
     keys = np.load(shard / "keys.npy")
     shutil.rmtree(shard)
-    store.append(keys, np.ones(3, np.int32), columns)
+    store.append(keys, np.ones(3, np.int32), columns, counts)
+
+
+def test_a_forged_shard_of_another_width_is_left_out(kept, expected, tmp_path):
+    transform, shard = kept
+    replace_by_zeros(tmp_path, shard, n_rows=3, width=8)
     with pytest.warns(StoreWarning, match=r"its rows hold 8 numbers"):
         found = transform()
     np.testing.assert_allclose(found, expected[:3], atol=1e-5)
@@ -267,12 +272,7 @@ def test_a_forged_file_that_is_too_short_is_left_out(kept, expected):
 
 def test_a_forged_shard_of_several_rows_per_text_is_not_used(kept, expected, tmp_path):
     transform, shard = kept
-    store = FeatureStore(store_location(tmp_path), shard.parent.name)
-    values = np.zeros((3, 6, 32), dtype=np.float32)
-    columns = dict.fromkeys(("cls", "mean", "max"), ((0, 1, 2), values))
-    keys = np.load(shard / "keys.npy")
-    shutil.rmtree(shard)
-    store.append(keys, np.ones(3, np.int32), columns, np.array([0, 2, 4]))
+    replace_by_zeros(tmp_path, shard, n_rows=6, width=32, counts=np.array([0, 2, 4]))
     np.testing.assert_allclose(transform(), expected[:3], atol=1e-5)
 
 
