@@ -4,7 +4,11 @@
 script, it looks for new ones, guided by which lines they reach. That needs atheris::
 
     python -m pip install atheris
-    python tests/torture/fuzz.py -max_total_time=3600 tests/torture/corpus
+    mkdir found
+    python tests/torture/fuzz.py -max_total_time=3600 found
+
+It starts from corpus/ and writes what leads to new lines into found/; what it fails on
+belongs into corpus/, with the mend.
 
 An input is: which file; how it is changed; and its new content, without checksums or
 with right ones, or else pairs of a field of the header and its new value.
@@ -140,11 +144,12 @@ def main():
         tempfile.mkdtemp(dir="/dev/shm" if Path("/dev/shm").is_dir() else None)
     )
     target = Target(place)
-    CORPUS.mkdir(exist_ok=True)
+    seeds = place / "seeds"
+    seeds.mkdir()
     for i, seed in enumerate(target.seeds()):
-        (CORPUS / f"seed-{i:02}").write_bytes(seed)
+        (seeds / f"{i:03}").write_bytes(seed)
     try:
-        atheris.Setup(sys.argv, target.try_input)
+        atheris.Setup([*sys.argv, str(CORPUS), str(seeds)], target.try_input)
         atheris.Fuzz()
     finally:
         shutil.rmtree(place, ignore_errors=True)
