@@ -6,7 +6,7 @@ network, the loop and its checkpoints are `training`'s, and where a fitted estim
 its weights is `persistence`'s.
 
 Level 7 of the module map: imports `_validation`, `callbacks`, `checkpoint`,
-`estimators`, `heads`, `persistence`, `training` and `tuned`.
+`estimators`, `heads`, `persistence`, `pooling`, `training` and `tuned`.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ from .checkpoint import DEFAULT_MODEL, Checkpoint, find_checkpoint
 from .estimators import ModelEstimator
 from .heads import check_sample_weight, check_target, weigh
 from .persistence import Trained, plain, read
+from .pooling import read_pooling
 
 if TYPE_CHECKING:
     from .training import Data, Recipe, Trainer
@@ -77,9 +78,10 @@ class BertFineTuneClassifier(CallbackSupportMixin, ClassifierMixin, ModelEstimat
         are never changed.
     pooling : {"auto", "cls", "mean", "max", "mean_sqrt_len", "learned_attention"} or \
 sequence of them, default="auto"
-        How the token states of the last layer become one vector; a sequence
-        concatenates. "auto" is what the checkpoint declares for sentence-transformers,
-        else "mean". "learned_attention" weights tokens by a trained query.
+        How the token states of the last layer become one vector; a sequence, or text
+        such as "mean,max", concatenates. "auto" is what the checkpoint declares for
+        sentence-transformers, else "mean". "learned_attention" weights tokens by a
+        trained query.
     max_length : int or None, default=None
         Longest input in tokens, special ones included; longer texts are cut, with one
         warning that counts the loss. None is what the checkpoint declares, else the
@@ -669,8 +671,9 @@ sequence of them, default="auto"
         )
 
     def _resolve_pooling(self, checkpoint: Checkpoint) -> tuple[str, ...]:
-        if isinstance(self.pooling, str):
-            name = check_choice("pooling", self.pooling, ("auto", *_POOLINGS))
+        pooling = read_pooling(self.pooling)
+        if isinstance(pooling, str):
+            name = check_choice("pooling", pooling, ("auto", *_POOLINGS))
             if name != "auto":
                 return (name,)
             declared = checkpoint.declared.pooling or ("mean",)
@@ -682,9 +685,7 @@ sequence of them, default="auto"
                     "pooling='mean'."
                 )
             return declared
-        if not isinstance(self.pooling, (Sequence, np.ndarray)) or not len(
-            self.pooling
-        ):
+        if not isinstance(pooling, (Sequence, np.ndarray)) or not len(pooling):
             raise TypeError(
                 f"pooling must be one of {', '.join(map(repr, ('auto', *_POOLINGS)))}, "
                 f"or a non-empty sequence of these without 'auto', got "
@@ -692,7 +693,7 @@ sequence of them, default="auto"
             )
         names = tuple(
             check_choice(f"pooling[{i}]", name, _POOLINGS)
-            for i, name in enumerate(self.pooling)
+            for i, name in enumerate(pooling)
         )
         if len(set(names)) < len(names):
             raise ValueError(

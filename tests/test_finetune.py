@@ -203,6 +203,7 @@ def test_every_text_may_be_a_class_of_its_own(tiny):
         ("cls", ("cls",)),
         ("learned_attention", ("learned_attention",)),
         (np.array(["max", "mean_sqrt_len"]), ("max", "mean_sqrt_len")),
+        ("mean,max", ("mean", "max")),
     ],
 )
 def test_poolings(tiny, pooling, expected):
@@ -614,6 +615,7 @@ def test_without_a_seed_a_fit_goes_on_with_the_one_it_had(tiny, tmp_path):
         ({"pooling": "attention"}, ValueError, "pooling must be one of .*learned_att"),
         ({"pooling": []}, TypeError, "non-empty sequence of these without 'auto'"),
         ({"pooling": ["cls", "cls"]}, ValueError, "must not name a pooling twice"),
+        ({"pooling": "mean,attention"}, ValueError, r"pooling\[1\] must be one of"),
         ({"max_length": 900}, ValueError, "max_length=900 is more than this encoder"),
         ({"max_length": 2}, ValueError, "max_length=2 leaves no room .* at least 3"),
         ({"prompt": 1}, TypeError, "prompt must be a str or None"),
