@@ -7,6 +7,7 @@ numbers every form is made of.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from functools import partial
 from importlib import import_module
 from typing import Any
@@ -63,16 +64,12 @@ def optuna_space(
     --------
     suggest : The same for an objective of one's own.
     """
-    optuna = _tool("optuna", "optuna")
-    space = plain_space(encoder, size=size, prefix=prefix, C=C)
-    return {
-        name: (
-            optuna.distributions.FloatDistribution(*values[:2], log=True)
-            if isinstance(values, tuple)
-            else optuna.distributions.CategoricalDistribution(values)
-        )
-        for name, values in space.items()
-    }
+    of = _tool("optuna", "optuna").distributions
+    return _in_form(
+        plain_space(encoder, size=size, prefix=prefix, C=C),
+        lambda _, low, high: of.FloatDistribution(low, high, log=True),
+        lambda _, values: of.CategoricalDistribution(values),
+    )
 
 
 def suggest(
@@ -155,15 +152,11 @@ def flaml_space(
         FLAML is not installed.
     """
     tune = _tool("flaml.tune", "flaml")
-    space = plain_space(encoder, size=size, prefix=prefix, C=C)
-    return {
-        name: (
-            tune.loguniform(*values[:2])
-            if isinstance(values, tuple)
-            else tune.choice(values)
-        )
-        for name, values in space.items()
-    }
+    return _in_form(
+        plain_space(encoder, size=size, prefix=prefix, C=C),
+        lambda _, low, high: tune.loguniform(low, high),
+        lambda _, values: tune.choice(values),
+    )
 
 
 def flaml_learner(
@@ -284,15 +277,13 @@ def skrub_choices(
         skrub is not installed.
     """
     skrub = _tool("skrub", "skrub")
-    space = plain_space(encoder, size=size, prefix=prefix, C=C)
-    return {
-        name: (
-            skrub.choose_float(*values[:2], log=True, name=name, default=FIRST_STRENGTH)
-            if isinstance(values, tuple)
-            else skrub.choose_from(values, name=name)
-        )
-        for name, values in space.items()
-    }
+    return _in_form(
+        plain_space(encoder, size=size, prefix=prefix, C=C),
+        lambda name, low, high: skrub.choose_float(
+            low, high, log=True, name=name, default=FIRST_STRENGTH
+        ),
+        lambda name, values: skrub.choose_from(values, name=name),
+    )
 
 
 # TPOT
@@ -330,14 +321,11 @@ def tpot_node(encoder: Any = DEFAULT_MODEL, *, size: str = "small") -> Any:
     is_probe = isinstance(encoder, BertProbeClassifier)
     space = plain_space(encoder, size=size, prefix="", C="C" if is_probe else None)
     searched = config.ConfigurationSpace(
-        {
-            name: (
-                config.Float(name, values[:2], log=True)
-                if isinstance(values, tuple)
-                else values
-            )
-            for name, values in space.items()
-        }
+        _in_form(
+            space,
+            lambda name, low, high: config.Float(name, (low, high), log=True),
+            lambda _, values: values,
+        )
     )
     params = encoder.get_params(deep=False)
     fixed = {name: value for name, value in params.items() if name not in space}
@@ -347,6 +335,22 @@ def tpot_node(encoder: Any = DEFAULT_MODEL, *, size: str = "small") -> Any:
 
 
 # What they share
+
+
+def _in_form(
+    space: dict[str, Any],
+    to_range: Callable[[str, float, float], Any],
+    to_choice: Callable[[str, list[Any]], Any],
+) -> dict[str, Any]:
+    """Return a plain space with its ranges, log-uniform, and lists as a tool's own."""
+    return {
+        name: (
+            to_range(name, *values[:2])
+            if isinstance(values, tuple)
+            else to_choice(name, values)
+        )
+        for name, values in space.items()
+    }
 
 
 def _of_pipeline(estimator: Any) -> Any:
