@@ -5,15 +5,15 @@ sorts them by length into batches under a budget of tokens, has the network run 
 further than the highest layer needed, and pools each layer as it passes, so that no
 more than one layer of token states is alive; or it keeps the states themselves, each
 token's from the window that shows most of its surroundings. The vectors of the windows
-of one text are joined, or kept as they are. On a GPU the budget comes
-from the free memory, results travel while the next batch runs, and a batch that does
-not fit is halved.
+of one text are joined, or kept as they are. On a GPU the budget comes from the free
+memory, and results travel while the next batch runs. A batch that does not fit is
+halved.
 
 Encoders live in a small process-wide registry, never on an estimator.
 
-Level 4 of the module map: imports `checkpoint`, `network`, `pooling`, `ragged` and
-`tokenizer`. Only `features` imports this module, when a text has to be encoded, and
-`training`, for `resolve_device`.
+Level 4 of the module map: imports `checkpoint`, `network`, `pooling`, `ragged`,
+`request` and `tokenizer`. Only `features` imports this module, when a text has to be
+encoded, and `tuned`, for `resolve_device`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .checkpoint import Checkpoint, find_checkpoint
-from .network import Batch, Execution, Network
+from .network import Batch, Execution, Network, is_out_of_memory
 from .pooling import (
     Members,
     aggregate,
@@ -44,6 +44,7 @@ from .pooling import (
     split_column,
 )
 from .ragged import expand, starts_of
+from .request import Text
 from .tokenizer import PROBES, Ids, Tokenizer
 
 __all__ = [
@@ -59,7 +60,6 @@ logger = logging.getLogger(__name__)
 
 Indices = NDArray[np.intp]
 FloatArray = NDArray[np.float32]
-Text = str | tuple[str, ...]  # a tuple holds the words of one text
 # Pooled vectors of one batch: column, index of the layer in it, (n_texts, width).
 Vectors = list[tuple[str, int, Tensor]]
 # First token of a piece that counts, and the one after the last, (n_pieces,) each.
@@ -347,14 +347,18 @@ class Encoder:
         """Run one batch, or return None, its memory free again, if it is too large."""
         try:
             return self._run(pieces, columns, n_skipped, kept, layout)
-        except torch.OutOfMemoryError as error:
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
             if len(pieces) > 1:
                 return None
             n_tokens = len(pieces[0]) + self.tokenizer.n_special
+            cure = "a smaller max_length, dtype='bfloat16', or device='cpu'"
+            if self.network.device.type == "cpu":
+                cure = "a smaller max_length or dtype='bfloat16'"
             raise torch.OutOfMemoryError(
                 f"A single text of {n_tokens} tokens does not fit in the memory of "
-                f"{self.execution.device}. Pass a smaller max_length, "
-                "dtype='bfloat16', or device='cpu'."
+                f"{self.execution.device}. Pass {cure}."
             ) from error
 
     def _run(

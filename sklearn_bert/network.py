@@ -30,7 +30,7 @@ from .checkpoint import Checkpoint
 from .kernels import pack_linears, unpack
 from .tokenizer import Ids, quiet
 
-__all__ = ["Batch", "Execution", "Network"]
+__all__ = ["Batch", "Execution", "Network", "is_out_of_memory"]
 
 _DTYPES = {
     "float32": torch.float32,
@@ -410,9 +410,9 @@ class Network:
 
         try:
             self.run(batch, self.checkpoint.n_layers, use)
-        except torch.OutOfMemoryError:
-            raise  # says nothing about the network
         except Exception as failure:  # a checkpoint's own code may raise anything
+            if is_out_of_memory(failure):
+                raise  # says nothing about the network
             return f"it does not run: {type(failure).__name__}: {failure}"
         for states, plain in zip(found, expected, strict=True):
             if len(states) != len(plain):
@@ -435,6 +435,15 @@ def _rounded(n_tokens: int) -> int:
     """
     step = 1 << max(0, n_tokens.bit_length() - 6)
     return -(-n_tokens // step) * step
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Tell whether a pass did not fit in the memory of its device."""
+    # CUDA alone raises a class of its own; others say it in a plain RuntimeError.
+    said = ("DefaultCPUAllocator", "MPS backend out of memory")
+    return isinstance(error, torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and any(text in str(error) for text in said)
+    )
 
 
 def load_model(checkpoint: Checkpoint, dtype: str) -> tuple[Any, bool]:

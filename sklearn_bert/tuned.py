@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 from .checkpoint import TOKENIZER_FILES, Checkpoint
 from .encoder import resolve_device
-from .network import find_blocks, load_model
+from .network import find_blocks, is_out_of_memory, load_model
 from .pooling import Members, pool
 from .ragged import Ragged, Spool
 from .tokenizer import PROBES, Ids, Tokenizer, quiet
@@ -448,7 +448,7 @@ class TunedNetwork:
         int or None
             The batch size from now on.
         """
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise error
         if len(rows) == 1:
             raise torch.OutOfMemoryError(
@@ -696,9 +696,3 @@ def _token_budget(device: torch.device, checkpoint: Checkpoint) -> int:
     # Each block keeps some forty vectors per token for the backward pass.
     bytes_per_token = 4 * 40 * checkpoint.width * max(1, checkpoint.n_layers)
     return max(_CPU_TOKENS, min(_GPU_TOKENS, free // 2 // bytes_per_token))
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
-    )

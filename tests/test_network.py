@@ -496,14 +496,26 @@ def test_the_order_of_texts_does_not_change_the_numbers(load):
 # Memory that runs out
 
 
-def run_out_of_memory(monkeypatch, beyond):
+def fill_gpu():
+    raise torch.OutOfMemoryError("out of memory")
+
+
+def fill_cpu():
+    torch.empty(2**60, dtype=torch.uint8)
+
+
+def fill_mps():
+    raise RuntimeError("MPS backend out of memory (MPS allocated: 5.56 GB)")
+
+
+def run_out_of_memory(monkeypatch, beyond, fill=fill_gpu):
     """Let every batch of more rows fail; return a list of the sizes tried."""
     tried, run = [], Network.run
 
     def failing(self, batch, last, use):
         tried.append(batch.n_rows)
         if batch.n_rows > beyond:
-            raise torch.OutOfMemoryError("out of memory")
+            fill()
         return run(self, batch, last, use)
 
     monkeypatch.setattr(Network, "run", failing)
@@ -518,6 +530,27 @@ def test_a_batch_that_does_not_fit_is_halved(load, monkeypatch, layout):
     assert_equal(encoder.encode(LONG_AND_SHORT, PLAN), expected)
     assert any(n_rows > 400 for n_rows in tried)
     assert 200 <= encoder.budget <= 512
+
+
+@pytest.mark.parametrize("fill", [fill_cpu, fill_mps])
+def test_a_device_without_an_error_of_its_own_may_be_full_too(load, monkeypatch, fill):
+    encoder = load("bert")
+    expected = encoder.encode(LONG_AND_SHORT, MEAN)
+    run_out_of_memory(monkeypatch, 400, fill)
+    assert_equal(encoder.encode(LONG_AND_SHORT, MEAN), expected)
+    assert encoder.budget <= 512
+
+
+def test_an_error_that_is_not_about_memory_halves_nothing(load, monkeypatch):
+    def fail(self, batch, last, use):
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    encoder = load("bert")
+    before = encoder.budget
+    monkeypatch.setattr(Network, "run", fail)
+    with pytest.raises(RuntimeError, match="cannot be multiplied"):
+        encoder.encode(LONG_AND_SHORT, MEAN)
+    assert encoder.budget == before
 
 
 def test_later_calls_begin_with_the_smaller_budget(load, monkeypatch):
@@ -577,7 +610,7 @@ def test_a_single_text_that_does_not_fit_says_how_long_it_is(
     encoder = load("bert")
     run_out_of_memory(monkeypatch, 20)
     plan = Plan({"mean": (3,)}, 64, batch_size=batch_size)
-    expected = r"A single text of 32 tokens does not fit in the memory of cpu\. Pass a"
+    expected = r"A single text of 32 tokens .* of cpu\. Pass a smaller .*bfloat16'\.$"
     with pytest.raises(torch.OutOfMemoryError, match=expected):
         encoder.encode(["a", "dog " * 30, "b", "c d"], plan)
     assert encoder.encode(["a", "dog"], plan).n_passes > 0  # it is still of use
@@ -719,13 +752,15 @@ def test_a_network_that_refuses_the_packing_in_its_own_way_runs_padded(
     assert encoder.execution.layout == "padded"
 
 
-def test_running_out_of_memory_while_loading_is_no_refusal(tmp_path, monkeypatch):
-    def run(self, batch, last, use):
-        raise torch.OutOfMemoryError("no memory")
-
-    monkeypatch.setattr(Network, "run", run)
+@pytest.mark.parametrize(
+    ("fill", "error"), [(fill_gpu, torch.OutOfMemoryError), (fill_cpu, RuntimeError)]
+)
+def test_running_out_of_memory_while_loading_is_no_refusal(
+    tmp_path, monkeypatch, fill, error
+):
+    run_out_of_memory(monkeypatch, 0, fill)
     path = build_checkpoint("bert", tmp_path / "bert")
-    with pytest.raises(torch.OutOfMemoryError, match="no memory"):
+    with pytest.raises(error, match=r"(of|allocate|enough) memory"):
         Encoder(find_checkpoint(str(path)), "cpu", "float32")
 
 
