@@ -20,6 +20,8 @@ from __future__ import annotations
 
 import logging
 import os
+import platform
+import re
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Mapping, Sequence
@@ -718,4 +720,35 @@ def encode(
     checkpoint: Checkpoint, device: str, dtype: str, texts: Sequence[Text], plan: Plan
 ) -> Encoded:
     """Encode texts in this process: what a joblib worker is sent."""
-    return get_encoder(checkpoint, resolve_device(device), dtype).encode(texts, plan)
+    encoder = get_encoder(_as_found_here(checkpoint), resolve_device(device), dtype)
+    return encoder.encode(texts, plan)
+
+
+def _as_found_here(checkpoint: Checkpoint) -> Checkpoint:
+    """Return a checkpoint whose files another machine of a cluster may keep elsewhere.
+
+    They are found by name, never downloaded, and refused if they differ.
+    """
+    if os.path.isdir(checkpoint.directory):
+        return checkpoint
+    node, name = platform.node(), checkpoint.name
+    commit = re.search(r"\bsnapshots\W+([0-9a-f]{40})\b", checkpoint.directory)
+    try:
+        here = find_checkpoint(
+            name,
+            revision=commit[1] if commit else None,
+            local_files_only=True,
+            trust_remote_code=checkpoint.trust_remote_code,
+        )
+    except ValueError as error:
+        raise ValueError(
+            f"The worker on {node!r} lacks the files of model={name!r}: {error} Have "
+            "each machine load the model once, for example with "
+            "BertVectorizer(model).fit([]), or share the directory with it."
+        ) from error
+    if here.fingerprint != checkpoint.fingerprint:
+        raise ValueError(
+            f"The worker on {node!r} has other files of model={name!r}, in "
+            f"{here.directory}, than the machine that sends texts. Give it the same."
+        )
+    return here

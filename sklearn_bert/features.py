@@ -15,9 +15,11 @@ text that has to be encoded or taken apart, `encoder` and `tokenizer`.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import os
+import sys
 import threading
 import time
 import warnings
@@ -266,10 +268,22 @@ def _warn_if_slow(device: str, dtype: str) -> None:
     )
 
 
+def _n_workers(n_jobs: int | None) -> int:
+    """Return how many tasks joblib runs at a time; one from within a task of dask.
+
+    joblib would hand the work on to the workers of the same cluster, and those may be
+    waiting for the very texts that this one has claimed.
+    """
+    get_worker = getattr(sys.modules.get("distributed"), "get_worker", None)
+    if get_worker is not None:
+        with contextlib.suppress(ValueError):  # this is no worker
+            get_worker()
+            return 1
+    return int(joblib.effective_n_jobs(n_jobs))
+
+
 def _outside() -> int:
     """Return the stacklevel of the first frame outside the libraries."""
-    import sys
-
     frame, level = sys._getframe(1), 1
     while frame.f_back is not None:
         name = frame.f_globals.get("__name__", "")
@@ -293,6 +307,8 @@ class _Run:
             self.store.reopen()
         self._whole: Keys | None = None
         self._cut: Keys | None = None
+        self._workers = contextlib.ExitStack()  # closed when the run ends
+        self._parallel: joblib.Parallel | None = None
 
     @property
     def whole_keys(self) -> Keys:
@@ -311,10 +327,11 @@ class _Run:
     def __iter__(self) -> Iterator[tuple[Indices, NDArray[np.int32], Block]]:
         if not self.texts:
             return
-        if self.store is None:
-            yield from self._without_store()
-        else:
-            yield from self._with_store(self.store)
+        with self._workers:
+            if self.store is None:
+                yield from self._without_store()
+            else:
+                yield from self._with_store(self.store)
 
     # Encoding
 
@@ -413,11 +430,11 @@ class _Run:
             )
             for window in windows
         )  # fmt: skip
-        n_workers = min(joblib.effective_n_jobs(engine.n_jobs), len(windows))
-        results = (encode(*given) for given in arguments)
+        n_workers = min(_n_workers(engine.n_jobs), len(windows))
+        results: Iterator[Encoded] = (encode(*given) for given in arguments)
         if n_workers > 1:
-            results = joblib.Parallel(n_jobs=n_workers, return_as="generator")(
-                joblib.delayed(encode)(*given) for given in arguments
+            results = self._in_workers(
+                (joblib.delayed(encode)(*given) for given in arguments), n_workers
             )
         before = time.perf_counter()
         for window, encoded in zip(windows, results, strict=True):
@@ -429,6 +446,26 @@ class _Run:
             self._refuse_broken(window, encoded)
             yield window, encoded
             before = time.perf_counter()
+
+    def _in_workers(self, calls: Iterator[Any], n_workers: int) -> Iterator[Encoded]:
+        """Yield what workers return, in the order of the calls.
+
+        One pool serves the whole run: those of Ray and multiprocessing begin with new
+        processes, each of which loads the encoder.
+        """
+        backend, _ = joblib.parallel.get_active_backend()
+        can_stream = backend.supports_return_generator
+        if self._parallel is None:
+            self._parallel = self._workers.enter_context(
+                joblib.Parallel(
+                    n_jobs=n_workers, return_as="generator" if can_stream else "list"
+                )
+            )
+        if can_stream:
+            yield from self._parallel(calls)
+            return
+        while some := list(itertools.islice(calls, 2 * n_workers)):
+            yield from self._parallel(some)
 
     def _refuse_broken(self, window: Indices, encoded: Encoded) -> None:
         """Raise, before anything is kept, if a number is NaN or infinite."""
@@ -520,7 +557,7 @@ class _Run:
             return
         pending = self._longest_first(pending)
         self._announce(store, pending)
-        n_workers = joblib.effective_n_jobs(self.engine.n_jobs)
+        n_workers = _n_workers(self.engine.n_jobs)
         waited = 0
         with _progress(len(pending), self.engine.verbose) as bar:
             while len(pending):

@@ -41,8 +41,10 @@ def map_on_one_thread(
     from tqdm.auto import tqdm
 
     calls = list(arguments)
+    backend, _ = joblib.parallel.get_active_backend()  # those of Ray and Spark cannot
+    return_as = "generator" if backend.supports_return_generator else "list"
     with threadpool_limits(1):
-        results = joblib.Parallel(n_jobs=n_jobs, return_as="generator")(
+        results = joblib.Parallel(n_jobs=n_jobs, return_as=return_as)(
             joblib.delayed(_on_one_thread)(os.getpid(), function, call)
             for call in calls
         )
