@@ -1,7 +1,8 @@
 """What counts as a text, a word, a row and a parameter value: the single gate.
 
 Every estimator reads its ``X`` through `check_texts` or `check_words`, and its
-parameters through the ``check_*`` functions below, so that an error is worded once.
+parameters through the ``check_*`` functions below, so that an error is worded once; a
+warning points at the line that `level_outside` finds.
 This module knows nothing of encoders or stores, imports nothing of the package, and
 never turns texts into a fixed-width array (one long text in a million rows would cost
 80 GB).
@@ -12,6 +13,7 @@ Level 0 of the module map: any module may import it.
 from __future__ import annotations
 
 import numbers
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from typing import Any
 
@@ -26,6 +28,7 @@ __all__ = [
     "check_texts",
     "check_words",
     "is_integer",
+    "level_outside",
 ]
 
 _ONE_COLUMN = (
@@ -329,3 +332,14 @@ def check_positive(name: str, value: Any) -> float:
     if not 0 < float(value) < float("inf"):
         raise ValueError(f"{name} must be finite and above 0, got {value!r}.")
     return float(value)
+
+
+def level_outside() -> int:
+    """Return the stacklevel of the first frame outside the libraries, for a warning."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None:
+        name = frame.f_globals.get("__name__", "")
+        if not name.startswith(("sklearn_bert.", "sklearn.", "joblib.")):
+            break
+        frame, level = frame.f_back, level + 1
+    return level

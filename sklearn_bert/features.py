@@ -9,8 +9,8 @@ A text has one vector per pooling, or any number of rows; then a block is `Ragge
 
 Torch is not imported unless a text has to be encoded.
 
-Level 5 of the module map: imports `pooling`, `ragged`, `request`, `store` and, for a
-text that has to be encoded or taken apart, `encoder` and `tokenizer`.
+Level 5 of the module map: imports `_validation`, `pooling`, `ragged`, `request`, `store`
+and, for a text that has to be encoded or taken apart, `encoder` and `tokenizer`.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ import joblib
 import numpy as np
 from numpy.typing import NDArray
 
+from ._validation import level_outside
 from .pooling import has_rows, is_of_chunks
 from .ragged import Ragged, expand, starts_of
 from .request import Columns, Request, Text, keys_of, of_whole_texts
@@ -235,7 +236,7 @@ def _warn_if_cut(n_tokens: NDArray[np.int64], max_length: int | None) -> None:
     )
     warning.n_cut, warning.n_lost = len(excess), int(excess.sum())
     warning.longest = int(n_tokens.max())
-    warnings.warn(warning, stacklevel=_outside())
+    warnings.warn(warning, stacklevel=level_outside())
 
 
 def _is_cpu(device: str) -> bool:
@@ -264,7 +265,7 @@ def _warn_if_slow(device: str, dtype: str) -> None:
         f"This processor computes {dtype} in software: dtype={dtype!r} takes several "
         "times as long here as dtype='float32'.",
         UserWarning,
-        stacklevel=_outside(),
+        stacklevel=level_outside(),
     )
 
 
@@ -280,17 +281,6 @@ def _n_workers(n_jobs: int | None) -> int:
             get_worker()
             return 1
     return int(joblib.effective_n_jobs(n_jobs))
-
-
-def _outside() -> int:
-    """Return the stacklevel of the first frame outside the libraries."""
-    frame, level = sys._getframe(1), 1
-    while frame.f_back is not None:
-        name = frame.f_globals.get("__name__", "")
-        if not name.startswith(("sklearn_bert.", "sklearn.", "joblib.")):
-            break
-        frame, level = frame.f_back, level + 1
-    return level
 
 
 class _Run:
@@ -736,7 +726,7 @@ class _Run:
             f"({growth / len(pending) / 1e3:.1f} kB per text, {len(pending)} new "
             f"texts) in {store.directory}.{advice}",
             UserWarning,
-            stacklevel=_outside(),
+            stacklevel=level_outside(),
         )
 
 
@@ -816,5 +806,5 @@ def _notice_repeats(keys: Keys, request: Request, seconds: float) -> None:
             "memory='some/directory' to keep their features: that would have saved "
             f"about {saved:.1f} seconds so far, and all of it next time.",
             UserWarning,
-            stacklevel=_outside(),
+            stacklevel=level_outside(),
         )

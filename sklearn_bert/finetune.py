@@ -6,7 +6,7 @@ network, the loop and its checkpoints are `training`'s, and where a fitted estim
 its weights is `persistence`'s.
 
 Level 7 of the module map: imports `_validation`, `callbacks`, `checkpoint`,
-`estimators`, `heads`, `persistence`, `pooling`, `training` and `tuned`.
+`estimators`, `features`, `heads`, `persistence`, `pooling`, `training` and `tuned`.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from ._validation import (
     check_integer,
     check_positive,
     is_integer,
+    level_outside,
 )
 from .callbacks import CallbackSupportMixin, Task, with_callbacks
 from .checkpoint import DEFAULT_MODEL, Checkpoint, find_checkpoint
@@ -748,7 +749,7 @@ sequence of them, default="auto"
                 f"{recipe.max_iter} epochs with head_warmup={head_warmup!r} and "
                 f"unfreezing={recipe.unfreezing!r}. Pass a larger max_iter.",
                 UserWarning,
-                stacklevel=4,  # the caller of fit
+                stacklevel=level_outside(),
             )
         return recipe
 

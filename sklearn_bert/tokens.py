@@ -23,10 +23,10 @@ from sklearn.base import TransformerMixin
 from sklearn.utils import gen_batches
 from sklearn.utils.validation import check_is_fitted
 
-from ._validation import check_choice, check_tags, check_words
+from ._validation import check_choice, check_tags, check_words, level_outside
 from .checkpoint import DEFAULT_MODEL, Checkpoint
 from .estimators import EncoderEstimator, TextEstimator
-from .features import Engine, _outside, iter_features
+from .features import Engine, iter_features
 from .layers import coefficients, combine, feature_names
 from .learning import as_classes, fit_scalar_mix
 from .ragged import expand, room, starts_of
@@ -523,7 +523,7 @@ class BertTokenVectorizer(  # type: ignore[call-arg] # scikit-learn ships no typ
                 f"encoder's tokenizer leaves nothing of them (the first is "
                 f"{words[row][word]!r}, word {word} of row {row}).",
                 UserWarning,
-                stacklevel=_outside(),
+                stacklevel=level_outside(),
             )
         return out
 
