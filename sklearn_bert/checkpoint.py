@@ -17,6 +17,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import platform
 import re
 import struct
 import time
@@ -25,7 +26,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-__all__ = ["DEFAULT_MODEL", "Checkpoint", "Declared", "find_checkpoint"]
+__all__ = [
+    "DEFAULT_MODEL",
+    "Checkpoint",
+    "Declared",
+    "find_again",
+    "find_checkpoint",
+    "fingerprint_of",
+]
 
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 
@@ -192,16 +200,15 @@ def find_checkpoint(
     ValueError
         There is no such model, files are missing, or the architecture cannot be served.
     """
-    root = _find_directory(model, revision, local_files_only)
-    directory, declared = _read_declared(root)
+    directory, declared = _find_files(model, revision, local_files_only)
     config = _read_json(directory / "config.json")
     model_type = str(config.get("model_type", "unknown"))
     _refuse_unservable(model, config)
     n_layers, width = _sizes(model, directory, config, trust_remote_code)
     return Checkpoint(
         name=model,
-        directory=str(directory),
-        fingerprint=_fingerprint(directory, trust_remote_code),
+        directory=os.path.abspath(directory),
+        fingerprint=fingerprint_of(directory, trust_remote_code),
         model_type=model_type,
         n_layers=n_layers,
         width=width,
@@ -210,6 +217,46 @@ def find_checkpoint(
         declared=declared,
         trust_remote_code=trust_remote_code,
     )
+
+
+def find_again(checkpoint: Checkpoint) -> Path:
+    """Return where this machine has the files of a checkpoint that may be of another.
+
+    They are found where that had them, or else by name, by the commit if it is that of
+    the hub's cache; never downloaded, and none of their code is run.
+
+    Raises
+    ------
+    ValueError
+        They are not here, or others are.
+    """
+    directory, trusts = Path(checkpoint.directory), checkpoint.trust_remote_code
+    if fingerprint_of(directory, trusts) == checkpoint.fingerprint:
+        return directory
+    name, node = checkpoint.name, platform.node()
+    commit = re.search(r"\bsnapshots\W+([0-9a-f]{40})\b", checkpoint.directory)
+    try:
+        directory, _ = _find_files(name, commit[1] if commit else None, True)
+    except ValueError as error:
+        raise ValueError(
+            f"{node!r} lacks the files of model={name!r}: {error} Have each machine "
+            "load the model once, for example with BertVectorizer(model).fit([]), or "
+            "share the directory with it."
+        ) from error
+    if fingerprint_of(directory, trusts) != checkpoint.fingerprint:
+        raise ValueError(
+            f"The files of model={name!r} in {directory} on {node!r} are not those "
+            "that were read by fit. Fit again if they changed, or give each machine "
+            "the same."
+        )
+    return directory
+
+
+def _find_files(
+    model: str, revision: str | None, local_files_only: bool
+) -> tuple[Path, Declared]:
+    """Return the directory of an encoder's files, and what is declared beside them."""
+    return _read_declared(_find_directory(model, revision, local_files_only))
 
 
 def _find_directory(model: str, revision: str | None, local_files_only: bool) -> Path:
@@ -525,7 +572,7 @@ def _weights_dtype(directory: Path, config: dict[str, Any]) -> str:
     return "float32"
 
 
-def _fingerprint(directory: Path, trust_remote_code: bool) -> str:
+def fingerprint_of(directory: Path, trust_remote_code: bool) -> str:
     """Digest the contents of every file that changes the features."""
     files = [directory / "config.json", *_weight_files(directory)]
     files += [directory / name for name in TOKENIZER_FILES]

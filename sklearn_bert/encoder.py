@@ -20,12 +20,10 @@ from __future__ import annotations
 
 import logging
 import os
-import platform
-import re
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -33,7 +31,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .checkpoint import Checkpoint, find_checkpoint
+from .checkpoint import Checkpoint, find_again, fingerprint_of
 from .network import Batch, Execution, Network, is_out_of_memory
 from .pooling import (
     Members,
@@ -649,14 +647,13 @@ def get_encoder(checkpoint: Checkpoint, device: str, dtype: str) -> Encoder:
         if key in _registry:
             _registry.move_to_end(key)
             return _registry[key]
-        encoder = Encoder(checkpoint, device, dtype)
-        now = find_checkpoint(
-            checkpoint.directory, trust_remote_code=checkpoint.trust_remote_code
-        )
-        if now.fingerprint != checkpoint.fingerprint:
+        directory = find_again(checkpoint)
+        encoder = Encoder(replace(checkpoint, directory=str(directory)), device, dtype)
+        now = fingerprint_of(directory, checkpoint.trust_remote_code)
+        if now != checkpoint.fingerprint:
             raise ValueError(
-                f"The files of model={checkpoint.name!r} in {checkpoint.directory} "
-                "changed while they were loaded; fit again."
+                f"The files of model={checkpoint.name!r} in {directory} changed while "
+                "they were loaded; fit again."
             )
         _registry[key] = encoder
         while len(_registry) > _MAX_LOADED:
@@ -720,35 +717,4 @@ def encode(
     checkpoint: Checkpoint, device: str, dtype: str, texts: Sequence[Text], plan: Plan
 ) -> Encoded:
     """Encode texts in this process: what a joblib worker is sent."""
-    encoder = get_encoder(_as_found_here(checkpoint), resolve_device(device), dtype)
-    return encoder.encode(texts, plan)
-
-
-def _as_found_here(checkpoint: Checkpoint) -> Checkpoint:
-    """Return a checkpoint whose files another machine of a cluster may keep elsewhere.
-
-    They are found by name, never downloaded, and refused if they differ.
-    """
-    if os.path.isdir(checkpoint.directory):
-        return checkpoint
-    node, name = platform.node(), checkpoint.name
-    commit = re.search(r"\bsnapshots\W+([0-9a-f]{40})\b", checkpoint.directory)
-    try:
-        here = find_checkpoint(
-            name,
-            revision=commit[1] if commit else None,
-            local_files_only=True,
-            trust_remote_code=checkpoint.trust_remote_code,
-        )
-    except ValueError as error:
-        raise ValueError(
-            f"The worker on {node!r} lacks the files of model={name!r}: {error} Have "
-            "each machine load the model once, for example with "
-            "BertVectorizer(model).fit([]), or share the directory with it."
-        ) from error
-    if here.fingerprint != checkpoint.fingerprint:
-        raise ValueError(
-            f"The worker on {node!r} has other files of model={name!r}, in "
-            f"{here.directory}, than the machine that sends texts. Give it the same."
-        )
-    return here
+    return get_encoder(checkpoint, resolve_device(device), dtype).encode(texts, plan)

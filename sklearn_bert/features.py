@@ -9,8 +9,9 @@ A text has one vector per pooling, or any number of rows; then a block is `Ragge
 
 Torch is not imported unless a text has to be encoded.
 
-Level 5 of the module map: imports `_validation`, `pooling`, `ragged`, `request`, `store`
-and, for a text that has to be encoded or taken apart, `encoder` and `tokenizer`.
+Level 5 of the module map: imports `_validation`, `pooling`, `ragged`, `request`,
+`store` and, for a text that has to be encoded or taken apart, `encoder` and
+`tokenizer`.
 """
 
 from __future__ import annotations
@@ -445,7 +446,8 @@ class _Run:
         """
         backend, _ = joblib.parallel.get_active_backend()
         can_stream = backend.supports_return_generator
-        if self._parallel is None:
+        if self._parallel is None or self._parallel.n_jobs < n_workers:
+            self._workers.close()  # the first round may have been small
             self._parallel = self._workers.enter_context(
                 joblib.Parallel(
                     n_jobs=n_workers, return_as="generator" if can_stream else "list"

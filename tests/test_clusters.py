@@ -4,13 +4,15 @@ dask runs with all other tests, on a cluster of two processes; `make test-cluste
 Ray and Spark too, in an environment of its own.
 """
 
+import json
 import os
 import pickle
 import shutil
 import sys
 from collections import OrderedDict
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import joblib
@@ -22,8 +24,8 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import FunctionTransformer
 
-from sklearn_bert import BertVectorizer, encoder, features
-from sklearn_bert.checkpoint import find_checkpoint
+from sklearn_bert import BertVectorizer, checkpoint, encoder, features
+from sklearn_bert.checkpoint import find_again, find_checkpoint
 from sklearn_bert.datasets import load_docstrings, make_tiny_encoder
 from sklearn_bert.inspection import layer_sweep
 from sklearn_bert.store import FeatureStore, store_location
@@ -141,7 +143,8 @@ def backend(request, loads):
 @pytest.fixture
 def on(backend):
     """Return what makes joblib use a cluster."""
-    return joblib.parallel_config(backend=backend, n_jobs=2)
+    # Made at the time of use: it acts when it is made.
+    return partial(joblib.parallel_config, backend=backend, n_jobs=2)
 
 
 def search(model, memory, begin):
@@ -160,17 +163,16 @@ def rows_and_keys(memory):
     return info["n_rows"], info["n_keys"]
 
 
-def test_a_search_on_a_cluster_equals_the_local_one(
-    on, docs, tiny, loads, tmp_path, work
-):
+def test_a_search_on_a_cluster_equals_the_local_one(on, docs, loads, tmp_path, work):
+    model = make_tiny_encoder(tmp_path / "new", seed=2)  # that no worker has loaded
     loads.unlink(missing_ok=True)
-    with on:
-        there = search(tiny, tmp_path / "there", beginning(loads)).fit(*docs)
+    with on():
+        there = search(model, tmp_path / "there", beginning(loads)).fit(*docs)
     assert work().n_texts == 0  # of this process
     assert rows_and_keys(tmp_path / "there") == (len(docs[0]), len(docs[0]))
     who = loads.read_text().split()
     assert len(who) == len(set(who)) <= 2
-    here = search(tiny, tmp_path / "here", None).fit(*docs)
+    here = search(model, tmp_path / "here", None).fit(*docs)
     assert there.best_params_ == here.best_params_
     for name in ("split0_test_score", "split1_test_score"):
         np.testing.assert_allclose(there.cv_results_[name], here.cv_results_[name])
@@ -184,7 +186,7 @@ def test_encoding_on_a_cluster_equals_encoding_here(
     model = make_tiny_encoder(tmp_path / "new", seed=1)
     loads.unlink(missing_ok=True)
     vectorizer = BertVectorizer(model, n_jobs=2)
-    with on:
+    with on():
         there = vectorizer.fit_transform([*docs[0], *docs[0]])
     assert work().n_texts == len(docs[0])
     assert not encoder._registry  # nothing was loaded here
@@ -201,7 +203,7 @@ def test_what_a_cluster_encoded_is_kept_here(
 ):
     monkeypatch.setattr(features, "_WINDOW_TEXTS", WINDOW)
     vectorizer = BertVectorizer(tiny, memory=str(tmp_path), n_jobs=2)
-    with on:
+    with on():
         there = vectorizer.fit_transform(docs[0])
     assert work().n_texts == len(docs[0])
     np.testing.assert_array_equal(vectorizer.transform(docs[0]), there)
@@ -230,8 +232,8 @@ def test_a_task_of_dask_encodes_in_its_own_process(dask):
         with joblib.parallel_config(backend="dask"):
             return features._n_workers(n_jobs)
 
-    assert dask.submit(n_workers, 2).result() == 1
-    assert dask.submit(n_workers, None).result() == 1
+    assert dask.submit(n_workers, 2).result(timeout=300) == 1
+    assert dask.submit(n_workers, None).result(timeout=300) == 1
     with joblib.parallel_config(backend="dask"):
         assert features._n_workers(2) == 2
 
@@ -253,9 +255,16 @@ class Lists(ThreadingBackend):
         self.calls.append(0)
 
     def submit(self, func, callback=None):
+        self.note(func)
+        return super().submit(func, callback)
+
+    def apply_async(self, func, callback=None):  # its name before joblib 1.5
+        self.note(func)
+        return super().apply_async(func, callback)
+
+    def note(self, func):
         self.calls[-1] += len(func)
         self.sizes.append(len(pickle.dumps(func.items)))
-        return super().submit(func, callback)
 
 
 @pytest.fixture
@@ -289,6 +298,16 @@ def test_a_run_starts_one_pool(docs, tiny, lists, tmp_path, is_kept):
     assert lists.pools == 1
 
 
+def test_a_pool_grows_after_a_small_round(lists):
+    run = object.__new__(features._Run)
+    run._workers, run._parallel = ExitStack(), None
+    for n in (2, 8):
+        calls = (joblib.delayed(abs)(-i) for i in range(n))
+        assert list(run._in_workers(calls, n)) == list(range(n))
+        assert run._parallel.n_jobs == n
+    run._workers.close()
+
+
 def test_what_is_sent_to_workers_is_a_name(docs, tiny, lists):
     BertVectorizer(tiny).fit_transform(docs[0])
     assert max(lists.sizes) < 4_000 + 2 * sum(map(len, docs[0][:WINDOW]))
@@ -317,7 +336,9 @@ def test_a_sweep_runs_on_a_backend_that_cannot_stream(docs, tiny, lists, tmp_pat
 
 
 @pytest.fixture
-def plan():
+def plan(monkeypatch):
+    """Return what to encode, in a process that has loaded nothing."""
+    monkeypatch.setattr(encoder, "_registry", OrderedDict())
     return encoder.Plan(columns={"mean": (2,)}, max_length=64)
 
 
@@ -330,32 +351,54 @@ def test_a_worker_finds_the_files_by_the_name_of_the_model(tiny, plan):
     )
 
 
-def test_a_worker_with_other_files_of_that_name_is_refused(tiny, plan, tmp_path):
-    other = make_tiny_encoder(tmp_path, seed=1)
-    sent = replace(find_checkpoint(tiny), directory="/elsewhere", name=other)
-    with pytest.raises(ValueError, match=r"worker on .* has other files of model="):
+@pytest.mark.parametrize("is_there", [False, True])
+def test_a_worker_with_other_files_of_that_name_is_refused(
+    tiny, plan, tmp_path, is_there
+):
+    other = make_tiny_encoder(tmp_path, seed=3)
+    directory = other if is_there else "/elsewhere"
+    sent = replace(find_checkpoint(tiny), directory=directory, name=other)
+    with pytest.raises(ValueError, match=r"in .* on .* are not those that were read"):
+        encoder.encode(sent, "cpu", "float32", ["a text"], plan)
+
+
+def test_other_files_where_the_sender_has_them_are_passed_over(tiny, plan, tmp_path):
+    other = make_tiny_encoder(tmp_path, seed=4)
+    sent = replace(find_checkpoint(tiny), directory=other)
+    assert find_again(sent) == Path(tiny)
+
+
+def test_code_of_other_files_is_not_run_before_they_are_refused(tiny, plan, tmp_path):
+    other = Path(make_tiny_encoder(tmp_path, seed=5))
+    config = json.loads((other / "config.json").read_text())
+    config |= {"auto_map": {"AutoConfig": "evil.Config"}, "model_type": "evil"}
+    del config["num_hidden_layers"]  # known to the code alone
+    (other / "config.json").write_text(json.dumps(config))
+    (other / "evil.py").write_text("raise SystemExit")
+    sent = replace(find_checkpoint(tiny), trust_remote_code=True, name=str(other))
+    sent = replace(sent, directory=str(other))
+    with pytest.raises(ValueError, match="are not those that were read"):
         encoder.encode(sent, "cpu", "float32", ["a text"], plan)
 
 
 def test_a_worker_without_the_files_says_which_it_is(tiny, plan, tmp_path):
     nowhere = str(tmp_path / "nowhere")
     sent = replace(find_checkpoint(tiny), directory=nowhere, name=nowhere)
-    with pytest.raises(ValueError, match=r"worker on .* lacks the files of model="):
+    with pytest.raises(ValueError, match=r"lacks the files of model="):
         encoder.encode(sent, "cpu", "float32", ["a text"], plan)
 
 
 def test_a_snapshot_of_the_hub_is_asked_for_by_its_commit(tiny, monkeypatch):
-    asked = {}
+    asked = []
 
-    def find(name, **options):
-        asked.update(options)
-        return find_checkpoint(tiny)
+    def find(model, revision, local_files_only):
+        asked.append((revision, local_files_only))
+        return Path(tiny)
 
-    monkeypatch.setattr(encoder, "find_checkpoint", find)
+    monkeypatch.setattr(checkpoint, "_find_directory", find)
     snapshot = f"/cache/models--a--b/snapshots/{'5e' * 20}/0_Transformer"
-    encoder._as_found_here(replace(find_checkpoint(tiny), directory=snapshot))
-    assert asked["revision"] == "5e" * 20
-    assert asked["local_files_only"] is True
+    assert find_again(replace(find_checkpoint(tiny), directory=snapshot)) == Path(tiny)
+    assert asked[-1] == ("5e" * 20, True)
 
 
 # CUDA
