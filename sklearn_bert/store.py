@@ -112,7 +112,7 @@ def store_location(memory: Any) -> str | None:
         location = os.path.join(os.path.abspath(path), "joblib")
         if not os.path.isdir(location):
             with contextlib.suppress(OSError):  # `append` says so, if it comes to that
-                joblib.Memory(path, verbose=0)  # also writes a .gitignore
+                joblib.Memory(path, verbose=0)  # from 1.5 on writes a .gitignore
         return location
     if not isinstance(memory, joblib.Memory):
         raise TypeError(

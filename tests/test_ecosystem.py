@@ -66,6 +66,7 @@ def column(texts):
 optuna_warnings = pytest.mark.filterwarnings(
     "ignore:OptunaSearchCV is experimental",
     "ignore:.optuna.terminator. module:FutureWarning",
+    "ignore:The OptunaSearchCV or classes:FutureWarning",  # scikit-learn 1.6
 )
 
 

@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 from sklearn.base import clone
 from sklearn.neural_network import MLPClassifier
+from sklearn.utils.validation import has_fit_parameter
 
 from sklearn_bert import BertProbeClassifier
 from sklearn_bert.heads import DropoutMLPClassifier
 
+TAKES_WEIGHTS = has_fit_parameter(MLPClassifier(), "sample_weight")  # from 1.7 on
 OPTIONS = {"alpha": 1e-3, "max_iter": 15, "batch_size": 50, "random_state": 3}
 
 
@@ -45,8 +47,9 @@ def test_a_step_follows_the_gradient_of_the_thinned_network():
     head._random, head._n_thinned = np.random.default_rng(9), 0
     empty = [np.empty((0, 0))] * 2
     grads = [np.empty_like(c) for c in coefs]
+    weights = [None] if TAKES_WEIGHTS else []
     found = head._backprop(
-        X, y[:, np.newaxis], None, [X, *empty], list(empty), grads, list(empty)
+        X, y[:, np.newaxis], *weights, [X, *empty], list(empty), grads, list(empty)
     )
     step = np.zeros_like(coefs[0])
     step[1, 2] = 1e-5
@@ -85,6 +88,7 @@ def test_a_scikit_learn_that_trains_otherwise_is_refused(monkeypatch):
         DropoutMLPClassifier((4,), **OPTIONS).fit(*noisy())
 
 
+@pytest.mark.skipif(not TAKES_WEIGHTS, reason="needs scikit-learn 1.7")
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_dropout_goes_with_weights_of_classes(tiny, tmp_path):
     probe = BertProbeClassifier(

@@ -6,6 +6,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import sklearn
 from numeric import (
     SpellsNumbers,
     numeric_encoder,  # noqa: F401 - a fixture that works by being there
@@ -60,6 +61,8 @@ OTHER_FOLDS = "folds of repeated texts are other folds, as in LogisticRegression
 
 def known(estimator):
     """Return the checks that fail, and why."""
+    if sklearn.__version__.startswith("1.6.") and estimator.layer != "mix":
+        return {}  # its check is met
     reason = OTHER_FOLDS if estimator.layer == "cv" else FLOAT_NOISE
     return {"check_sample_weight_equivalence_on_dense_data": reason}
 
@@ -83,7 +86,7 @@ def test_at_least_54_checks_run():
     )
     statuses = Counter(result["status"] for result in results)
     assert statuses["passed"] >= 54
-    assert statuses["xfail"] == 1
+    assert statuses["xfail"] == len(known(estimator))
 
 
 # The linear head
