@@ -3,12 +3,13 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+CONSTRAINTS ?= constraints.txt
 ARGS ?=
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-INSTALL := $(PIP) install --quiet --constraint constraints.txt
-MANIFEST := pyproject.toml constraints.txt
+INSTALL := $(PIP) install --quiet --constraint $(CONSTRAINTS)
+MANIFEST := pyproject.toml $(CONSTRAINTS)
 PACKAGE := --editable ".[offline,plot]"
 JUNIT := .pytest_cache/junit.xml
 
@@ -38,7 +39,7 @@ $(VENV)/.installed-lint $(VENV)/.installed-dist: $(VENV)/.installed-%: $(MANIFES
 	@$(INSTALL) --group $*
 	@touch $@
 
-$(VENV)/.installed-tests $(VENV)/.installed-docs $(VENV)/.installed-bench $(VENV)/.installed-ecosystem: $(VENV)/.installed-%: $(MANIFEST) | $(VENV)/.pip
+$(VENV)/.installed-tests $(VENV)/.installed-docs $(VENV)/.installed-bench $(VENV)/.installed-ecosystem $(VENV)/.installed-clusters: $(VENV)/.installed-%: $(MANIFEST) | $(VENV)/.pip
 	@echo "Installing sklearn-bert and the group '$*' into $(VENV); this can take minutes"
 	@$(INSTALL) $(PACKAGE) --group $*
 	@touch $@
@@ -54,9 +55,10 @@ demo: $(VENV)/.installed-package  ## Run the demo: needs no network once install
 
 # Checks. HF_HUB_OFFLINE=0 make test ARGS="-m hub" runs what needs the hub.
 
-test test-fast torture run-ecosystem coverage docs: export HF_HUB_OFFLINE ?= 1
-test test-fast torture run-ecosystem coverage docs: export TOKENIZERS_PARALLELISM ?= false
-test test-fast torture run-ecosystem coverage docs: export MPLBACKEND ?= Agg
+OFFLINE := test test-fast torture test-dist run-newest run-ecosystem run-clusters coverage docs
+$(OFFLINE): export HF_HUB_OFFLINE ?= 1
+$(OFFLINE): export TOKENIZERS_PARALLELISM ?= false
+$(OFFLINE): export MPLBACKEND ?= Agg
 
 # pytest exits 0 when every test was skipped: that is no test run.
 PYTEST = $(BIN)/python -m pytest --junitxml=$(JUNIT)
@@ -94,6 +96,30 @@ run-ecosystem: $(VENV)/.installed-ecosystem
 	$(PYTEST) tests/test_ecosystem.py $(ARGS)
 	$(EXECUTED)
 
+.PHONY: test-clusters run-clusters
+test-clusters:  ## Run on local clusters of dask, Ray and Spark, in .venv-clusters
+	@$(MAKE) --no-print-directory VENV=.venv-clusters run-clusters
+run-clusters: $(VENV)/.installed-clusters
+	$(PYTEST) tests/test_clusters.py tests/test_recipes.py $(ARGS)
+	$(EXECUTED)
+
+# The range of versions that pyproject.toml promises: both ends, in their environments.
+.PHONY: test-oldest test-newest run-newest
+test-oldest:  ## Run all tests with the oldest dependencies, in .venv-oldest (some 6 GB)
+	@$(MAKE) --no-print-directory VENV=.venv-oldest CONSTRAINTS=constraints-oldest.txt test
+test-newest:  ## Run all tests with the newest dependencies, in .venv-newest (some 6 GB)
+	@$(MAKE) --no-print-directory VENV=.venv-newest run-newest
+run-newest: $(VENV)/.pip
+	@echo "Installing the newest of everything into $(VENV); this can take minutes"
+	@$(PIP) install --quiet --upgrade --upgrade-strategy eager $(PACKAGE) --group tests
+	$(PYTEST) $(ARGS)
+	$(EXECUTED)
+
+.PHONY: test-dist
+test-dist: dist  ## Test the wheel in an empty environment, .venv-dist, with the sdist's tests
+	$(PYTHON) .ci/test_dist.py --junitxml=$(abspath $(JUNIT)) $(ARGS)
+	$(EXECUTED)
+
 .PHONY: lint
 lint: $(VENV)/.installed-lint  ## Check style and formatting (ruff)
 	$(BIN)/ruff check .
@@ -121,6 +147,7 @@ bench: $(VENV)/.installed-bench  ## Run a short form of every benchmark; ARGS="-
 dist: $(VENV)/.installed-dist  ## Build the wheel and the source archive into dist/
 	@rm -rf dist
 	$(BIN)/python -m build
+	$(BIN)/python -m twine check --strict dist/*
 
 .PHONY: clean
 clean:  ## Remove everything built or cached, except environments
