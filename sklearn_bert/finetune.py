@@ -65,12 +65,12 @@ _LEARNED = (*_FACTS, "_fitted_params", "_trained", "classes_")
 
 
 class BertFineTuneClassifier(CallbackSupportMixin, ClassifierMixin, ModelEstimator):
-    """Classify texts by an encoder whose upper layers are trained with the classifier.
+    """Classify texts by an encoder that is trained with the classifier, or a part of it.
 
-    The head is fitted on frozen features first, as a probe; then the blocks above
-    `num_layers_to_freeze` are trained together with it. What lies below is computed
-    once per text and read back in every epoch, so freezing 4 of 6 layers costs what
-    training 2 costs.
+    The head is fitted on frozen features first, as a probe; then the blocks above the
+    lowest `num_layers_to_freeze` are trained together with it. What lies below is
+    computed once per text and read back in every epoch, so freezing 4 of 6 layers costs
+    what training 2 costs.
 
     Parameters
     ----------
@@ -110,11 +110,12 @@ sequence of them, default="auto"
         Whether Python code in the checkpoint may be run.
     verbose : bool, default=False
         Whether a progress bar is shown while training.
-    num_layers_to_freeze : int, default=-2
+    num_layers_to_freeze : int, default=0
         Blocks that are never trained, from the lowest, as in
         ``blocks[:num_layers_to_freeze]``: 0 trains everything, the embeddings too,
-        which are frozen with the first block; ``n_layers`` trains the head alone, a
-        probe; -2 trains the top two blocks.
+        which are frozen with the first block, and was the most accurate wherever
+        training paid; -2 trains the top two blocks, in a third of the time;
+        ``n_layers`` trains the head alone, a probe.
     unfreezing : {"none", "gradual"}, default="none"
         Whether blocks are trained from the first epoch, or one more in each epoch, from
         the top, after one of the head alone if `head_warmup` is 0. `schedule_` shows
@@ -245,7 +246,7 @@ sequence of them, default="auto"
         local_files_only: bool = False,
         trust_remote_code: bool = False,
         verbose: bool = False,
-        num_layers_to_freeze: int = -2,
+        num_layers_to_freeze: int = 0,
         unfreezing: str = "none",
         head: str = "linear",
         hidden_size: int = 128,

@@ -95,6 +95,11 @@ def test_it_learns_what_the_labels_say(tiny):
     assert classifier.history_[-1]["loss"] < 0.5 * classifier.history_[0]["loss"]
 
 
+def test_everything_is_trained_unless_told_otherwise(tiny):
+    classifier = BertFineTuneClassifier(tiny, max_iter=1).fit(TEXTS, NAMES)
+    assert classifier.history_[0]["n_frozen"] == 0
+
+
 def test_with_every_layer_frozen_it_is_the_probe():
     data = load_docstrings(12)
     X, X_test, y, y_test = train_test_split(
@@ -717,6 +722,6 @@ def test_two_trained_layers_beat_the_probe_of_the_last_layer_on_real_reviews(rea
     rows, test = order[:600], order[-600:]
     X, y = [texts[i] for i in rows], np.array(labels)[rows]
     X_test, y_test = [texts[i] for i in test], np.array(labels)[test]
-    tuned = BertFineTuneClassifier(random_state=0).fit(X, y)
+    tuned = BertFineTuneClassifier(num_layers_to_freeze=-2, random_state=0).fit(X, y)
     probe = BertProbeClassifier().fit(X, y)
     assert tuned.score(X_test, y_test) > probe.score(X_test, y_test)
