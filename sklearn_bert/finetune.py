@@ -65,7 +65,7 @@ _LEARNED = (*_FACTS, "_fitted_params", "_trained", "classes_")
 
 
 class BertFineTuneClassifier(CallbackSupportMixin, ClassifierMixin, ModelEstimator):
-    """Classify texts by an encoder that is trained with the classifier, or a part of it.
+    """Classify texts by an encoder that is trained with the classifier, or partly so.
 
     The head is fitted on frozen features first, as a probe; then the blocks above the
     lowest `num_layers_to_freeze` are trained together with it. What lies below is
