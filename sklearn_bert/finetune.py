@@ -6,7 +6,7 @@ network, the loop and its checkpoints are `training`'s, and where a fitted estim
 its weights is `persistence`'s.
 
 Level 7 of the module map: imports `_validation`, `callbacks`, `checkpoint`,
-`estimators`, `features`, `heads`, `persistence`, `pooling`, `training` and `tuned`.
+`estimators`, `heads`, `persistence`, `pooling`, `training` and `tuned`.
 """
 
 from __future__ import annotations
