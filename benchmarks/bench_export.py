@@ -61,21 +61,11 @@ def start(encoder: str, rows: Path, out: Path, part_rows: int) -> subprocess.Pop
     )  # fmt: skip
 
 
-def peak_bytes(process: subprocess.Popen, before: int) -> int:
-    """Return the largest resident size of a process so far; before once it ended."""
-    try:
-        status = Path(f"/proc/{process.pid}/status").read_text()
-    except OSError:
-        return before
-    found = re.search(r"VmHWM:\s+(\d+) kB", status)
-    return max(before, 1024 * int(found[1])) if found else before
-
-
 def run_alone(encoder: str, rows: Path, out: Path, part_rows: int) -> dict:
     started, peak = time.perf_counter(), 0
     process = start(encoder, rows, out, part_rows)
     while process.poll() is None:
-        peak = peak_bytes(process, peak)
+        peak = max(peak, common.high_water(process.pid) or 0)
         time.sleep(0.05)
     if process.returncode:
         raise RuntimeError(f"encode ended with status {process.returncode}")

@@ -355,12 +355,20 @@ def seconds_of(answers: Sequence[Mapping[str, Any]]) -> list[float]:
     return [answer["seconds"] for answer in answers]
 
 
-def peak_bytes() -> int:
-    """Return the largest resident size of this process so far."""
-    with contextlib.suppress(OSError):  # getrusage counts what it was forked from
-        status = Path("/proc/self/status").read_text(encoding="utf-8")
+def high_water(process: int | str = "self") -> int | None:
+    """Return the largest resident size of a process so far, while it runs, on Linux."""
+    with contextlib.suppress(OSError):
+        status = Path(f"/proc/{process}/status").read_text(encoding="utf-8")
         if found := re.search(r"VmHWM:\s+(\d+) kB", status):
             return 1024 * int(found[1])
+    return None
+
+
+def peak_bytes() -> int:
+    """Return the largest resident size of this process so far."""
+    found = high_water()  # getrusage counts what it was forked from
+    if found is not None:
+        return found
     import resource
 
     unit = 1 if sys.platform == "darwin" else 1024
