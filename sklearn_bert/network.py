@@ -39,6 +39,7 @@ _DTYPES = {
 }
 # Largest difference to plain transformers, relative to the largest value of a layer.
 _TOLERANCE = {"float32": 1e-4, "float16": 3e-2, "bfloat16": 2e-1}
+_LARGE = 1024  # tokens from which on a batch may cost little more than it needs
 
 States = Tensor  # of one layer: (n_rows, width), one row per token or padding
 Use = Callable[[int, States, Tensor | None], None]
@@ -429,11 +430,14 @@ class Network:
 
 
 def _rounded(n_tokens: int) -> int:
-    """Round up by 3 % at most, so that batches come in few sizes.
+    """Round up so that batches come in few sizes: by 3 % at most where they are full.
 
-    oneDNN keeps code and buffers for each size that it has met.
+    oneDNN keeps code and buffers for each size that it has met, about a megabyte, and
+    takes some milliseconds to make them. What is left over at the end of a call, and a
+    call with one text, may have any size: of those there are eight to an octave.
     """
-    step = 1 << max(0, n_tokens.bit_length() - 6)
+    n_bits = n_tokens.bit_length()
+    step = 1 << (n_bits - 6 if n_tokens >= _LARGE else max(3, n_bits - 4))
     return -(-n_tokens // step) * step
 
 
