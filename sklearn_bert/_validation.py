@@ -12,6 +12,7 @@ Level 0 of the module map: any module may import it.
 
 from __future__ import annotations
 
+import difflib
 import numbers
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
@@ -23,7 +24,9 @@ __all__ = [
     "check_bool",
     "check_choice",
     "check_integer",
+    "check_labels",
     "check_positive",
+    "check_several_classes",
     "check_tags",
     "check_texts",
     "check_words",
@@ -175,6 +178,55 @@ def check_tags(y: Any, n_words: Sequence[int]) -> np.ndarray:
     return np.array(flat)
 
 
+def check_labels(y: Any) -> np.ndarray:
+    """Read labels or numbers, one row per text, of which none may be missing.
+
+    Parameters
+    ----------
+    y : array-like or sparse matrix
+
+    Returns
+    -------
+    ndarray
+
+    Raises
+    ------
+    ValueError
+        A label is None, NaN, ``pd.NA`` or infinite; the message names the row.
+    """
+    if isinstance(y, (list, tuple)):  # NumPy would make NaN beside text the class "nan"
+        _check_none_missing(y)
+    y = np.asarray(y.toarray() if hasattr(y, "toarray") else y)
+    if y.dtype.kind == "f" and not np.isfinite(y).all():
+        row = np.argwhere(~np.isfinite(y))[0][0]
+        raise ValueError(f"Input y contains NaN or infinity, first in row {row}.")
+    if y.dtype.kind not in "biufSU" and y.ndim:
+        for column in y.reshape(len(y), -1).T:
+            _check_none_missing(column.tolist())
+    return y
+
+
+def check_several_classes(y: np.ndarray, who: str = "") -> None:
+    """Raise ValueError unless there are two distinct labels; `who` needs them."""
+    classes = np.unique(y)
+    if len(classes) < 2:
+        needs = (
+            f"{who} needs at least two classes in y"
+            if who
+            else ("y needs at least two classes")
+        )
+        raise ValueError(f"{needs}, got one class: {classes.tolist()[0]!r}.")
+
+
+def _check_none_missing(labels: Sequence[Any]) -> None:
+    for i, label in enumerate(labels):
+        if _is_missing(label):
+            raise ValueError(
+                f"Input y contains NaN or another missing label ({label!r}), first in "
+                f"row {i}. Leave out rows without a label."
+            )
+
+
 def _is_sequence(row: Any) -> bool:
     """Whether a row holds words or tags rather than being one."""
     if isinstance(row, np.ndarray):
@@ -300,7 +352,12 @@ def check_choice(name: str, value: Any, choices: Iterable[Any]) -> Any:
         if value is choice or (same_kind and value == choice):
             return choice
     options = ", ".join(repr(choice) for choice in choices)
-    raise ValueError(f"{name} must be one of {options}, got {value!r}.")
+    meant = ""
+    if isinstance(value, str):
+        names = [choice for choice in choices if isinstance(choice, str)]
+        for near in difflib.get_close_matches(value, names, n=1):
+            meant = f" Did you mean {near!r}?"
+    raise ValueError(f"{name} must be one of {options}, got {value!r}.{meant}")
 
 
 def check_bool(name: str, value: Any) -> bool:

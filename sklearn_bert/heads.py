@@ -27,7 +27,14 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
 from sklearn.utils.validation import check_array, column_or_1d, has_fit_parameter
 
-from ._validation import check_bool, check_choice, check_integer, check_positive
+from ._validation import (
+    check_bool,
+    check_choice,
+    check_integer,
+    check_labels,
+    check_positive,
+    check_several_classes,
+)
 from .callbacks import Task
 
 __all__ = [
@@ -266,10 +273,7 @@ def check_target(y: Any, n_texts: int, estimator: object) -> np.ndarray:
             f"This {type(estimator).__name__} estimator requires y to be passed, but "
             "the target y is None."
         )
-    y = np.asarray(y.toarray() if hasattr(y, "toarray") else y)
-    if y.dtype.kind == "f" and not np.isfinite(y).all():
-        row = np.argwhere(~np.isfinite(y))[0][0]
-        raise ValueError(f"Input y contains NaN or infinity, first in row {row}.")
+    y = check_labels(y)
     check_classification_targets(y)
     if type_of_target(y, input_name="y") != "multilabel-indicator":
         y = column_or_1d(y, warn=True)
@@ -277,6 +281,6 @@ def check_target(y: Any, n_texts: int, estimator: object) -> np.ndarray:
         raise ValueError(f"y has {len(y)} rows for {n_texts} texts in X.")
     if not n_texts:
         raise ValueError("Found array with 0 sample(s): X has no text to learn from.")
-    if y.ndim == 1 and len(np.unique(y)) < 2:
-        raise ValueError(f"y needs at least two classes, got one class: {y[0]!r}.")
+    if y.ndim == 1:
+        check_several_classes(y)
     return y

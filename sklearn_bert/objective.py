@@ -5,7 +5,7 @@ intercepts; the loss of labels and one L2 penalty make the objective. Its gradie
 written out in NumPy. How features are read, weighted and pooled on the way to the head
 is not known here: a `Source` adds its loss and gradient, of all texts or of some.
 
-Level 0 of the module map: imports nothing of the package.
+Level 1 of the module map: imports `_validation`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ._validation import check_labels, check_several_classes
 
 __all__ = ["Labels", "Objective", "Parts", "Source"]
 
@@ -428,7 +430,7 @@ def _encode_target(
         raise ValueError(
             f"{who} learns from y, got y=None; pass labels to fit, or choose 'mean'."
         )
-    y = np.asarray(y.toarray() if hasattr(y, "toarray") else y)
+    y = check_labels(y)
     n_rows = len(y) if y.ndim else 0
     if n_rows != n_texts or not n_texts:
         raise ValueError(f"y has {n_rows} rows for {n_texts} texts in X.")
@@ -436,12 +438,8 @@ def _encode_target(
     if kind == "multiclass" and _are_numbers(y):
         kind = "continuous"
     if kind in ("binary", "multiclass"):
+        check_several_classes(y, who)
         classes, codes = np.unique(y.ravel(), return_inverse=True)
-        if len(classes) < 2:
-            raise ValueError(
-                f"{who} needs at least two classes in y, "
-                f"got one class: {classes[:1].tolist()[0]!r}."
-            )
         if len(classes) == 2:  # one column, as in LogisticRegression
             return codes[:, np.newaxis].astype(np.float64), False, False
         return np.eye(len(classes))[codes], True, False

@@ -20,7 +20,7 @@ LEVELS = {
     "tables": 0,
     "attention": 0,
     "kernels": 0,
-    "objective": 0,
+    "objective": 1,
     "store": 2,
     "layers": 1,
     "pooling": 1,

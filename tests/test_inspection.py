@@ -70,6 +70,26 @@ def test_labels_of_another_length_are_refused_before_any_pass(tiny, work):
     assert work().n_passes == 0
 
 
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [
+        (["a"] * 64, r"y needs at least two classes, got one class: 'a'"),
+        (np.ones(64, dtype=int), r"got one class: 1\."),
+        (["a", "b", np.nan, None] * 16, r"missing label \(nan\), first in row 2"),
+        (
+            np.array(["a", "b", "c", None] * 16),
+            r"missing label \(None\), first in row 3",
+        ),
+        ([0, 1, np.nan, 1] * 16, r"missing label \(nan\), first in row 2"),
+        (np.array([0, 1, 0, np.inf] * 16), r"NaN or infinity, first in row 3"),
+    ],
+)
+def test_labels_that_tell_nothing_are_refused_before_any_pass(tiny, work, y, message):
+    with pytest.raises(ValueError, match=message):
+        layer_sweep(TEXTS, y, model=tiny)
+    assert work().n_passes == 0
+
+
 @pytest.mark.parametrize("name", ["layer", "pooling", "layer_combination"])
 def test_parameters_that_a_sweep_decides_are_refused(tiny, name):
     with pytest.raises(TypeError, match=rf"layer_sweep does not take '{name}'"):

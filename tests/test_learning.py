@@ -171,7 +171,8 @@ def test_scalar_mix_gradient_equals_finite_differences(kind, few_outputs, monkey
     ("y", "message"),
     [
         (None, r"learns from y, got y=None"),
-        ([0] * 5, r"needs at least two classes in y"),
+        ([0] * 5, r"layer_combination='scalar_mix' needs at least two classes in y"),
+        (["a", "b", "a", "b", None], r"missing label \(None\), first in row 4"),
         ([0, 1], r"y has 2 rows for 5 texts"),
         (3, r"y has 0 rows for 5 texts"),
         (

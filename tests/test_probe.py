@@ -398,7 +398,9 @@ def test_a_wrong_parameter_is_named_before_any_pass(tiny, work, params, error, m
     ("y", "sample_weight", "message"),
     [
         (BINARY[:5], None, r"y has 5 rows for 24 texts"),
-        (np.zeros(24), None, r"y needs at least two classes, got one class"),
+        (np.zeros(24), None, r"y needs at least two classes, got one class: 0\.0"),
+        ([*"abc", None] * 6, None, r"missing label \(None\), first in row 3"),
+        ([*"abc", np.nan] * 6, None, r"missing label \(nan\), first in row 3"),
         (np.linspace(0, 1, 24), None, r"continuous"),
         (None, None, r"requires y to be passed"),
         (BINARY, np.ones(5), r"sample_weight has shape \(5,\) for 24 texts"),

@@ -216,7 +216,7 @@ def test_the_order_of_portions_is_seeded():
 
 
 def test_what_cannot_be_described_is_refused():
-    with pytest.raises(ValueError, match=r"at least two classes, got \[1\]"):
+    with pytest.raises(ValueError, match=r"at least two classes, got one class: 1"):
         minimum_description_length(np.eye(3), [1, 1, 1])
     with pytest.raises(TypeError, match="RidgeClassifier has not; for support vector"):
         minimum_description_length(np.eye(2), [0, 1], estimator=RidgeClassifier())
@@ -287,6 +287,8 @@ def test_the_table_has_a_row_per_layer(probes):
         ({"types": ["a"]}, "types has 1 rows for 64 texts"),
         ({"y": [0, 1]}, "y has 2 rows for 64 texts in X"),
         ({"y": np.linspace(0, 1, 64)}, "y must hold one class per row"),
+        ({"y": ["a"] * 64}, "y needs at least two classes, got one class: 'a'"),
+        ({"y": ["a", None] * 32}, r"missing label \(None\), first in row 1"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_any_pass(tiny, work, given, message):

@@ -3,7 +3,7 @@
 `probe_layers` applies the measures of `_probing` layer by layer, to texts or to words.
 Computes only: `_layer_probes_display` draws.
 
-Imports `checkpoint`, `tokens` and `vectorizer`.
+Imports `_validation`, `checkpoint`, `tokens` and `vectorizer`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, clone
 from sklearn.model_selection import cross_val_score
 
+from .._validation import check_several_classes
 from ..checkpoint import DEFAULT_MODEL
 from ..tokens import BertTokenVectorizer
 from ..vectorizer import BertVectorizer
@@ -227,6 +228,7 @@ def probe_layers(
     else:
         vectorizer = make_vectorizer(*caller, poolings=pooling, **given)
     y = check_classes(sample.labels(y))
+    check_several_classes(y)
     vectorizer.fit([])
     if isinstance(vectorizer, BertVectorizer):
         if len(vectorizer.pooling_) > 1:

@@ -24,7 +24,7 @@ from sklearn.model_selection import check_cv
 from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import type_of_target
 
-from .._validation import check_tags
+from .._validation import check_labels, check_several_classes, check_tags
 from ..ragged import expand, starts_of
 from ._classifiers import default_classifier
 from ._words import flatten, splits_over_texts
@@ -379,9 +379,8 @@ def describe(
     random_state: Any = 0,
 ) -> DescriptionLength:
     """Return the code length of checked rows that lie text by text."""
+    check_several_classes(y)
     classes, y = np.unique(y, return_inverse=True)
-    if len(classes) < 2:
-        raise ValueError(f"y must hold at least two classes, got {classes.tolist()}.")
     estimator = default_classifier() if estimator is None else estimator
     if not hasattr(estimator, "predict_proba"):
         raise TypeError(
@@ -427,7 +426,7 @@ def _portion_ends(fractions: Sequence[float], n_rows: int) -> NDArray[np.intp]:
 
 
 def check_classes(y: Any) -> NDArray[Any]:
-    y = np.asarray(y)
+    y = check_labels(y)
     if y.ndim != 1 or type_of_target(y) not in ("binary", "multiclass"):
         raise ValueError(
             f"y must hold one class per row, got {type_of_target(y)} data of shape "

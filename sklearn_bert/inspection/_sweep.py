@@ -5,7 +5,7 @@ the encoder, compares the best cell with the default one, and can score an untra
 encoder beside it. A cell is a layer under a pooling; of words, the pooling is of a
 word's tokens. Computes only: `_sweep_display` draws.
 
-Imports `checkpoint`, `tokens` and `vectorizer`.
+Imports `_validation`, `checkpoint`, `tokens` and `vectorizer`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from sklearn.metrics import get_scorer_names
 from sklearn.model_selection import cross_val_score
 from sklearn.utils.multiclass import type_of_target
 
+from .._validation import check_several_classes
 from ..checkpoint import DEFAULT_MODEL
 from ..tokens import BertTokenVectorizer
 from ..vectorizer import BertVectorizer
@@ -460,6 +461,8 @@ def layer_sweep(
             f"scoring={scoring!r} is no score of scikit-learn; "
             "sklearn.metrics.get_scorer_names() lists them."
         )
+    if is_classifier(estimator) and y.ndim == 1:
+        check_several_classes(y)
     splits = sample.splits(cv, y, classifier=is_classifier(estimator))
 
     meter = Meter()

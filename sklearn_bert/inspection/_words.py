@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.model_selection import check_cv
 
-from .._validation import check_choice, check_tags, check_words
+from .._validation import check_choice, check_labels, check_tags, check_words
 from ..ragged import expand, starts_of
 
 __all__ = ["Sample", "flatten", "splits_over_texts"]
@@ -65,7 +65,7 @@ class Sample:
         """Return one label per row, of y as it belongs to X."""
         if self.n_words is not None:
             return check_tags(y, self.n_words.tolist())
-        y = np.asarray(y)
+        y = check_labels(y)
         n_rows = len(y) if y.ndim else 0
         if n_rows != len(self.texts):
             raise ValueError(f"y has {n_rows} rows for {len(self.texts)} texts in X.")
