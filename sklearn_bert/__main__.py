@@ -12,11 +12,16 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import re
+import shlex
 import sys
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+_PARAMETER = re.compile(r"\b(?P<name>[a-z_]+)=(?:'(?P<text>[^']*)'|(?P<value>-?\w+))")
+_PARAMETERS = {"n_jobs": "jobs"}  # what the options call otherwise
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,19 +49,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except (ValueError, TypeError, ImportError, OSError) as error:
-        _complain(str(error), error)
+        _complain(str(error), error, options)
         return 2
     except KeyboardInterrupt as error:
-        _complain("interrupted", error)
+        _complain("interrupted", error, options)
         return 130
     finally:
         warnings.formatwarning = format_warning
 
 
-def _complain(message: str, error: BaseException) -> None:
+def _complain(message: str, error: BaseException, options: argparse.Namespace) -> None:
     """Say what went wrong, and what the error adds to it, a line each."""
     for line in (message, *getattr(error, "__notes__", ())):
-        print(f"sklearn-bert: {' '.join(line.split())}", file=sys.stderr)
+        line = _in_options(" ".join(line.split()), options)
+        print(f"sklearn-bert: {line}", file=sys.stderr)
+
+
+def _in_options(message: str, options: argparse.Namespace) -> str:
+    """Name parameters as this command does: "encoding='cp1252'" is an option."""
+
+    def option(found: re.Match[str]) -> str:
+        name, value = found["name"], found["text"] or found["value"]
+        if name not in _PARAMETERS and name not in vars(options):
+            return found[0]
+        flag = "--" + _PARAMETERS.get(name, name).replace("_", "-")
+        if value in ("True", "False"):
+            return flag if value == "True" else flag.replace("--", "--no-", 1)
+        return f"{flag} {shlex.quote(value)}"
+
+    return message if "--" in message else _PARAMETER.sub(option, message)
 
 
 def _one_line(message: Any, *_: Any, **__: Any) -> str:
@@ -141,7 +162,10 @@ def _add_reading(add: Callable[..., Any], *format_names: str) -> None:
         *format_names, metavar="NAME",
         help="of what is read: csv, tsv, jsonl, parquet (default: by the name of FILE)",
     )  # fmt: skip
-    add("--delimiter", help="between the fields of CSV, such as ';'")
+    add(
+        "--delimiter", type=lambda given: given.replace("\\t", "\t"), metavar="CHAR",
+        help="between the fields of CSV, such as ';' or '\\t'",
+    )  # fmt: skip
     add("--encoding", default="utf-8", help="of the file (default: %(default)s)")
     add("--quiet", action="store_true", help="no progress bar")
 

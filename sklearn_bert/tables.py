@@ -40,6 +40,7 @@ _SUFFIXES = {
     ".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl",
     ".parquet": "parquet", ".pq": "parquet", ".txt": "text",
 }  # fmt: skip
+_SHOWN = 5  # rows named of those that are refused
 _GZIP = b"\x1f\x8b"
 # What a file begins with that is none of the text formats.
 _MAGIC = {
@@ -228,8 +229,7 @@ def read_labelled(
         for pair in zip(batch[text], batch[label], strict=True)
     )
     rows = _drawn(enumerate(pairs, start=1), sample, random_state)
-    for number, (one, of_one) in rows:
-        _check_row(name, number, text, one, label, of_one)
+    _check_rows(name, rows, text, label)
     labels = [of_one for _, (_, of_one) in rows]
     _check_labels(name, label, labels, min_per_label)
     if len({type(value) for value in labels}) > 1:
@@ -256,28 +256,43 @@ def _drawn(
     return sorted(kept, key=lambda row: row[0])
 
 
-def _check_row(
-    name: str, number: int, text: str, one: Any, label: str, of_one: Any
+def _check_rows(
+    name: str, rows: list[tuple[int, tuple[Any, Any]]], text: str, label: str
 ) -> None:
-    where = f"row {number} of {name}"
-    if one is not None and not isinstance(one, str):
-        raise ValueError(
-            f"{where} has {type(one).__name__} in column {text!r}, which must hold "
-            "texts."
-        )
-    if not one or not one.strip():
-        raise ValueError(
-            f"{where} has an empty text in column {text!r}; leave such rows out."
-        )
-    if of_one is None or of_one == "" or of_one != of_one:
-        raise ValueError(
-            f"{where} has no label in column {label!r}; leave such rows out."
-        )
-    if not isinstance(of_one, (str, int, float)):
-        raise ValueError(
-            f"{where} has {type(of_one).__name__} in column {label!r}, which must hold "
-            "one label per row."
-        )
+    without_text, without_label = [], []
+    for number, (one, of_one) in rows:
+        where = f"row {number} of {name}"
+        if one is not None and not isinstance(one, str):
+            raise ValueError(
+                f"{where} has {type(one).__name__} in column {text!r}, which must hold "
+                "texts."
+            )
+        if not one or not one.strip():
+            without_text.append(number)
+        if of_one is None or of_one == "" or of_one != of_one:
+            without_label.append(number)
+        elif not isinstance(of_one, (str, int, float)):
+            raise ValueError(
+                f"{where} has {type(of_one).__name__} in column {label!r}, which must "
+                "hold one label per row."
+            )
+    for numbers, what, column in (
+        (without_text, "an empty text", text), (without_label, "no label", label),
+    ):  # fmt: skip
+        if numbers:
+            raise ValueError(
+                f"{_of_rows(numbers, name, what)} in column {column!r}; leave such "
+                "rows out."
+            )
+
+
+def _of_rows(numbers: list[int], name: str, what: str) -> str:
+    """Return "row 3 of FILE has no label", or how many and the first few."""
+    if len(numbers) == 1:
+        return f"row {numbers[0]} of {name} has {what}"
+    first = ", ".join(map(str, numbers[:_SHOWN]))
+    more = ", ..." if len(numbers) > _SHOWN else ""
+    return f"{len(numbers):,} rows of {name} (rows {first}{more}) have {what}"
 
 
 def _check_labels(name: str, label: str, labels: list[Any], fewest: int) -> None:
@@ -347,8 +362,8 @@ def _format_of(name: str) -> str:
     suffix = (path.with_suffix("") if path.suffix.lower() == ".gz" else path).suffix
     if suffix.lower() not in _SUFFIXES:
         raise ValueError(
-            f"{name} has no ending that tells its format; pass format=, one of "
-            f"{FORMATS}."
+            f"{name} has no ending that tells its format; say which of {FORMATS} it "
+            "is, or rename it."
         )
     return _SUFFIXES[suffix.lower()]
 
@@ -428,7 +443,13 @@ def _csv_batches(
         ) from error
     with _long_fields():
         header = _next_row(reader, name) or []
-    columns = _chosen(name, header, columns)
+    try:
+        columns = _chosen(name, header, columns)
+    except ValueError as error:
+        if len(header) == 1 and (other := re.search(r"[;,\t|]", header[0])):
+            message = f"{error} Its fields seem to be separated by another character;"
+            raise ValueError(f"{message} pass delimiter={other[0]!r}.") from error
+        raise
     positions = [header.index(column) for column in columns]
     while True:
         rows: list[list[Any]] = []

@@ -1,5 +1,6 @@
 """The command line."""
 
+import argparse
 import csv
 import io
 import os
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 from sklearn_bert import BertVectorizer, __version__
-from sklearn_bert.__main__ import _size, main
+from sklearn_bert.__main__ import _in_options, _size, main
 
 WORDS = ["red", "green", "blue", "pink", "one", "two", "three", "four"]
 
@@ -113,12 +114,25 @@ MISTAKES = {
     ),
     "not what its name says": ([], b"PAR1...", "begins like Parquet data"),
     "empty text": ([], HEADER + b"a,no\n,yes\n", "row 2 of notes.csv has an empty"),
-    "undecodable": ([], HEADER + b"caf\xe9,no\n", "byte 0xe9 in line 2"),
+    "undecodable": (
+        [], HEADER + b"caf\xe9,no\n", "in line 2. Pass its encoding, such as --enc",
+    ),
+    "semicolons": (
+        [], b"note;is_number\na;no\n",
+        "it has 'note;is_number'. Its fields seem to be separated by another "
+        "character; pass --delimiter ';'.",
+    ),
+    "misspelt": (
+        ["--poolings", "meen"], HEADER + b"a,1\nb,1\nc,0\nd,0\n",
+        "Did you mean 'mean'?",
+    ),
     "empty file": ([], b"", "notes.csv is empty"),
-    "no such model": (["--model", "./no"], HEADER + b"a,1\nb,1\nc,0\nd,0\n", "'./no'"),
+    "no such model": (
+        ["--model", "./no"], HEADER + b"a,1\nb,1\nc,0\nd,0\n", "--model ./no is no",
+    ),
     "no such layer": (["--layers", "9"], HEADER + b"a,1\nb,1\nc,0\nd,0\n", "layer"),
     "no such score": (
-        ["--scoring", "luck"], HEADER + b"a,1\nb,1\nc,0\nd,0\n", "scoring='luck' is no",
+        ["--scoring", "luck"], HEADER + b"a,1\nb,1\nc,0\nd,0\n", "--scoring luck is no",
     ),
     "no such picture": (["--plot", "a.doc"], HEADER, "must end in .png, .svg or .pdf"),
     "no such place": (["--plot", "x/a.png"], HEADER, "there is no directory x"),
@@ -138,6 +152,23 @@ def test_a_mistake_is_one_line_and_status_2(tiny, labelled, capsys, work, mistak
     assert shown.err.count("\n") == 1
     assert message in shown.err
     assert work().n_passes == 0
+
+
+@pytest.mark.parametrize(
+    ("message", "shown"),
+    [
+        ("Pass overflow='chunk' to use all.", "Pass --overflow chunk to use all."),
+        ("layer=-1 and prompt='a: '", "--layer -1 and --prompt 'a: '"),
+        ("special_tokens=False, n_jobs=2", "--no-special-tokens, --jobs 2"),
+        ("pass overwrite=True (--overwrite)", "pass overwrite=True (--overwrite)"),
+        ("of C=0.01 and estimator=Ridge()", "of C=0.01 and estimator=Ridge()"),
+    ],
+)
+def test_a_mistake_names_options_not_parameters(message, shown):
+    options = argparse.Namespace(
+        overflow=None, layer=None, prompt=None, special_tokens=None, overwrite=None
+    )
+    assert _in_options(message, options) == shown
 
 
 def test_layers_that_are_no_numbers_are_refused_with_the_usage(labelled, capsys):
@@ -237,7 +268,7 @@ def test_an_interrupted_encode_says_how_to_go_on(tiny, labelled, capsys, monkeyp
     [
         (["--text", "review"], "has no column 'review'; it has 'note', 'is_number'"),
         (["--out", "a.csv"], "ends in .csv, which is not written"),
-        (["--layer", "7"], "layer=7 is out of range"),
+        (["--layer", "7"], "--layer 7 is out of range"),
         (["--out-dtype", "int8"], "out_dtype must be one of"),
         (["--missing", "skip"], "missing must be one of 'raise', 'empty'"),
         (["--batch-size", "few"], "batch_size must be one of 'auto', got 'few'"),
@@ -284,7 +315,7 @@ def test_store_reduce_and_clear(kept, capsys, monkeypatch):
     assert main(["store", "reduce", "kept", "--bytes-limit", "1T"]) == 0
     assert capsys.readouterr().out.startswith("removed 0 bytes, left 1")
     assert main(["store", "reduce", "kept", "--bytes-limit", "much"]) == 2
-    assert "bytes_limit='much' must be a number" in capsys.readouterr().err
+    assert "--bytes-limit much must be a number" in capsys.readouterr().err
     monkeypatch.setattr(sys, "stdin", io.StringIO())
     assert main(["store", "clear", "kept"]) == 2
     message = capsys.readouterr().err
@@ -334,7 +365,7 @@ def test_demo_shows_tables_counts_and_a_picture(tiny, tmp_path, capsys):
 
 def test_an_error_is_one_sentence_and_status_2(tmp_path, capsys):
     assert main(["demo", "--model", "./nowhere", "--out", str(tmp_path)]) == 2
-    assert "sklearn-bert: model='./nowhere' is not a direc" in capsys.readouterr().err
+    assert "sklearn-bert: --model ./nowhere is not a direc" in capsys.readouterr().err
 
 
 def test_version_and_missing_command():

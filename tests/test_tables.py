@@ -153,7 +153,7 @@ def test_another_delimiter_and_encoding(write):
 LATIN = "text,label\nfine,a\ncaf\xe9,b\n".encode("latin-1")
 WRONG = [
     ("a.csv", "", "is empty"),
-    ("a.xls", "x", "has no ending that tells its format; pass format="),
+    ("a.xls", "x", "has no ending that tells its format; say which of"),
     ("a.csv", "text,y\n1,2\n", "has no column 'label'; it has 'text', 'y'"),
     ("a.csv", "text,text,label\n1,2,3\n", "has several columns named 'text'"),
     ("a.csv", LATIN, "is not utf-8 text: byte 0xe9 in line 3. Pass its encoding"),
@@ -174,6 +174,14 @@ WRONG = [
     ("a.jsonl", '{"text": 7, "label": 1}\n', "has int in column 'text', which must"),
     ("a.jsonl", '{"text": "a", "label": [1]}\n', "has list in column 'label', which"),
     ("a.csv", "text,label\na,\n", "row 1 of .* has no label in column 'label'"),
+    (
+        "a.csv",
+        "text,label\n" + "a,x\n,y\n" * 7,
+        r"7 rows of .*a.csv \(rows 2, 4, 6, 8, 10, ...\) have an empty text in column",
+    ),
+    ("a.csv", "text,label\na,\nb,c\nd,\n", r"2 rows of .* \(rows 1, 3\) have no label"),
+    ("a.csv", "text;label\na;b\n", r"separated by another .*; pass delimiter=';'"),
+    ("a.csv", "text\tlabel\na\tb\n", r"pass delimiter='\\t'"),
     ("a.csv", "text,label\n", "has no rows in column 'label'"),
     ("a.csv", "text,label\na,b\nc,b\n", "has one label, 'b' in column 'label'"),
 ]
