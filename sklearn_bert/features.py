@@ -205,14 +205,16 @@ def iter_features(
     prompted = [
         request.prompt + text if isinstance(text, str) else text for text in distinct
     ]
+    n_distinct = len(distinct)
+    del distinct  # a hundred bytes per text
     run = _Run(prompted, request, engine)
     run.first_rows = by_text[starts[:-1]]
     if request.overflow == "raise":
         run.refuse_long()
-    n_tokens = np.zeros(len(distinct), dtype=np.int64)
+    n_tokens = np.zeros(n_distinct, dtype=np.int64)
     for which, lengths, block in run:
         n_tokens[which] = lengths
-        if len(distinct) == len(texts):
+        if n_distinct == len(texts):
             yield by_text[starts[which]], block
             continue
         expand = np.repeat(np.arange(len(which)), repeats[which])
@@ -795,10 +797,11 @@ def _notice_repeats(keys: Keys, request: Request, seconds: float) -> None:
     if _has_noticed:
         return
     n_third = 0
-    for key in keys.tolist():
-        if key in counts or len(counts) < _REMEMBERED:
-            counts[key] = counts.get(key, 0) + 1
-            n_third += counts[key] == 3
+    for start in range(0, len(keys), _REMEMBERED):
+        for key in keys[start : start + _REMEMBERED].tolist():
+            if key in counts or len(counts) < _REMEMBERED:
+                counts[key] = counts.get(key, 0) + 1
+                n_third += counts[key] == 3
     if n_third:
         _has_noticed = True
         counts.clear()
