@@ -52,7 +52,9 @@ def test_extras_allow_nothing_older_than_what_is_tested():
 
 
 def test_what_the_environment_pins_is_allowed():
-    allowed = {r.name: r.specifier for r in map(Requirement, PROJECT["dependencies"])}
+    groups = MANIFEST["dependency-groups"]
+    needed = [*PROJECT["dependencies"], *groups["lint"], *groups["docs"]]
+    allowed = {r.name: r.specifier for r in map(Requirement, needed)}
     assert all(pin in allowed[name] for name, pin in pins("constraints.txt").items())
 
 
