@@ -244,6 +244,11 @@ def test_two_actors_of_ray_encode_each_text_once(place, encoder, texts):
     assert_right(place, encoder, texts)
     assert n_encoded(place) == 160
 
+    status, said = run("ray_data.py", place, encoder, *more, "--pooling", "max")
+    assert status == 1
+    assert "features of another model or other settings" in said
+    assert n_encoded(place) == 160
+
 
 def test_actors_of_ray_leave_cores_to_read_with(place, encoder):
     tool("ray", "clusters")
@@ -272,4 +277,10 @@ def test_two_workers_of_spark_encode_each_text_once(place, encoder, texts):
     status, said = run("spark.py", place, encoder, *more, **environment)
     assert status == 0, said
     assert_right(place, encoder, texts)
+    assert n_encoded(place) == 160
+
+    other = [*more, "--pooling", "max"]
+    status, said = run("spark.py", place, encoder, *other, **environment)
+    assert status == 1
+    assert "features of another model or other settings" in said
     assert n_encoded(place) == 160

@@ -19,12 +19,14 @@ Set on a cluster:
   the directory of a model. A name of the hub is downloaded once on each node.
 
 If the job dies, start it again with the same arguments. Ids whose rows are written are
-listed in ``<output>.checkpoint`` and left out; so an id must not occur twice. Remove
-both directories to begin anew. Tested with Ray 2.60.
+listed in ``<output>.checkpoint`` and left out; so an id must not occur twice. Another
+model or other settings, than those in ``<output>.about``, are refused. Remove the three
+to begin anew. Tested with Ray 2.60.
 """
 
 import argparse
 
+import fsspec
 import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext
@@ -48,6 +50,16 @@ class Encode:
         return batch.drop_columns([self.text]).append_column("features", column)
 
 
+def check_settings(output, about):
+    """Note what the features are, or refuse to add others to them."""
+    files, path = fsspec.core.url_to_fs(output.rstrip("/") + ".about")
+    if not files.exists(path):
+        files.makedirs(files._parent(path), exist_ok=True)
+        files.write_text(path, about)
+    if files.read_text(path) != about:
+        raise SystemExit(f"{output} has features of another model or other settings.")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.strip().split("\n")[0])
     parser.add_argument("--input", required=True, help="Parquet: a file or a directory")
@@ -69,6 +81,17 @@ def main():
     parser.add_argument("--cores", type=int, help="of Ray, where none runs already")
     args = parser.parse_args()
 
+    # Any parameter of BertVectorizer may stand here. No memory: see the guide.
+    params = {
+        "model": args.model,
+        "layer": args.layer,
+        "pooling": args.pooling,
+        "missing": args.missing,
+    }
+    vectorizer = BertVectorizer(**params).fit([])
+    about = args.id, args.text, args.out_dtype, vectorizer.fingerprint_, vectorizer
+    check_settings(args.output, " ".join(map(str, about)))
+
     ray.init(num_cpus=args.cores)
     cores = ray.cluster_resources()["CPU"]
     actors = args.actors or max(1, int((cores - 2) // args.threads))
@@ -79,13 +102,6 @@ def main():
         checkpoint_path=args.output.rstrip("/") + ".checkpoint",
         delete_checkpoint_on_success=False,  # so that a second run adds nothing
     )
-    # Any parameter of BertVectorizer may stand here. No memory: see the guide.
-    params = {
-        "model": args.model,
-        "layer": args.layer,
-        "pooling": args.pooling,
-        "missing": args.missing,
-    }
     rows = ray.data.read_parquet(args.input).select_columns([args.id, args.text])
     rows = rows.repartition(target_num_rows_per_block=args.rows)
     encoded = rows.map_batches(

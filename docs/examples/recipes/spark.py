@@ -21,26 +21,41 @@ Set on a cluster (``spark-submit --conf ...``):
 
 If the job dies, start it again with the same arguments: input is taken ``--files``
 files at a time, and what is finished is listed in ``<output>.checkpoint``. Files that
-were added since are encoded too. Remove both directories to begin anew. Tested with
-Spark 4.3.
+were added since are encoded too. Another model or other settings, than those in
+``<output>.about``, are refused. Remove the three to begin anew. Tested with Spark 4.3.
 """
 
 import argparse
 
+from pyspark.errors import AnalysisException
 from pyspark.ml.functions import predict_batch_udf
 from pyspark.sql import SparkSession
 from pyspark.sql.types import ArrayType, FloatType
+
+from sklearn_bert import BertVectorizer
 
 
 def make_encode(**params):
     """Return what Spark calls once in each Python worker."""
 
     def load():
-        from sklearn_bert import BertVectorizer  # on the executor
-
         return BertVectorizer(**params).fit([]).transform
 
     return load
+
+
+def check_settings(spark, output, about):
+    """Note what the features are, or refuse to add others to them."""
+    path = f"{output}.about"
+    try:
+        noted = spark.read.text(path, wholetext=True).first()
+    except AnalysisException:  # nothing is there
+        noted = None
+    if noted is None:
+        row = spark.createDataFrame([(about,)], "value string").coalesce(1)
+        row.write.mode("overwrite").text(path)
+    elif noted.value.rstrip("\n") != about:
+        raise SystemExit(f"{output} has features of another model or other settings.")
 
 
 def main():
@@ -59,15 +74,24 @@ def main():
     args = parser.parse_args()
 
     output = args.output.rstrip("/")
+    # Any parameter of BertVectorizer may stand here. No memory: see the guide.
+    params = {
+        "model": args.model,
+        "layer": args.layer,
+        "pooling": args.pooling,
+        "missing": args.missing,
+    }
     spark = SparkSession.builder.appName("features").getOrCreate()
+    vectorizer = BertVectorizer(**params).fit([])  # encodes nothing
+    about = (
+        args.id,
+        args.text,
+        vectorizer.fingerprint_,
+        " ".join(f"{vectorizer}".split()),
+    )
+    check_settings(spark, output, " ".join(about))
     encode = predict_batch_udf(
-        # Any parameter of BertVectorizer may stand here. No memory: see the guide.
-        make_encode(
-            model=args.model,
-            layer=args.layer,
-            pooling=args.pooling,
-            missing=args.missing,
-        ),
+        make_encode(**params),
         return_type=ArrayType(FloatType()),
         batch_size=args.batch,
     )
