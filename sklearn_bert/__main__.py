@@ -16,12 +16,21 @@ import re
 import shlex
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-_PARAMETER = re.compile(r"\b(?P<name>[a-z_]+)=(?:'(?P<text>[^']*)'|(?P<value>-?\w+))")
-_PARAMETERS = {"n_jobs": "jobs"}  # what the options call otherwise
+_QUOTES = "'\""
+# Parameters that a command sets by an option of another name.
+_ALSO = {
+    "layer": "--layers", "pooling": "--poolings", "n_splits": "--folds",
+    "n_jobs": "--jobs",
+}  # fmt: skip
+# "name=value", or "name must"; not what is part of a path.
+_PARAMETER = re.compile(
+    r"(?<![\w/.=-])(?P<name>[a-z_]+)(?:=(?P<value>'[^']*'|\"[^\"]*\"|\[[-\d, ]+\]"
+    r"|-?\w+(?![/\w]|\.\w))|(?:\[\d+\])?(?= must\b))"
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -60,24 +69,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _complain(message: str, error: BaseException, options: argparse.Namespace) -> None:
     """Say what went wrong, and what the error adds to it, a line each."""
+    flags = _flags(options.parser)
     for line in (message, *getattr(error, "__notes__", ())):
-        line = _in_options(" ".join(line.split()), options)
+        line = _in_options(" ".join(line.split()), flags)
         print(f"sklearn-bert: {line}", file=sys.stderr)
 
 
-def _in_options(message: str, options: argparse.Namespace) -> str:
-    """Name parameters as this command does: "encoding='cp1252'" is an option."""
+def _in_options(message: str, flags: Mapping[str, str]) -> str:
+    """Name parameters as a command does: "encoding='cp1252'" is --encoding cp1252."""
 
     def option(found: re.Match[str]) -> str:
-        name, value = found["name"], found["text"] or found["value"]
-        if name not in _PARAMETERS and name not in vars(options):
+        flag = flags.get(found["name"])
+        if flag is None:
             return found[0]
-        flag = "--" + _PARAMETERS.get(name, name).replace("_", "-")
+        if found["value"] is None:
+            return flag
+        value = found["value"]
         if value in ("True", "False"):
             return flag if value == "True" else flag.replace("--", "--no-", 1)
-        return f"{flag} {shlex.quote(value)}"
+        if value.startswith("["):
+            value = value.strip("[]").replace(" ", "")
+            return f"{flag}={value}" if value.startswith("-") else f"{flag} {value}"
+        return f"{flag} {shlex.quote(value.strip(_QUOTES))}"
 
     return message if "--" in message else _PARAMETER.sub(option, message)
+
+
+def _flags(parser: argparse.ArgumentParser) -> dict[str, str]:
+    """Return which option of a command sets which parameter."""
+    options = [action for action in parser._actions if action.option_strings]
+    flags = {action.dest: action.option_strings[0] for action in options}
+    also = {name: flag for name, flag in _ALSO.items() if flag in flags.values()}
+    return also | flags
 
 
 def _one_line(message: Any, *_: Any, **__: Any) -> str:
@@ -98,7 +121,7 @@ def _parser() -> argparse.ArgumentParser:
         description="The main job on texts that come with this machine: docstrings of "
         "the installed scientific packages, labelled by topic.",
     )
-    demo.set_defaults(run=_demo)
+    demo.set_defaults(run=_demo, parser=demo)
     demo.add_argument(
         "--out",
         type=Path,
@@ -125,7 +148,7 @@ def _add_sweep(commands: Any) -> None:
         "an encoder, from one pass over your texts: a table, a picture, and the best "
         "pipeline as code to paste.",
     )
-    sweep.set_defaults(run=_sweep)
+    sweep.set_defaults(run=_sweep, parser=sweep)
     add = sweep.add_argument
     add(
         "file", metavar="FILE",
@@ -178,7 +201,7 @@ def _add_encode(commands: Any) -> None:
         ".npy file, a Parquet file or a directory of either. Rows keep their order. A "
         "run that was killed goes on when the same command is given again.",
     )
-    encode.set_defaults(run=_encode)
+    encode.set_defaults(run=_encode, parser=encode)
     add = encode.add_argument
     add(
         "files", metavar="FILE", nargs="+",
@@ -255,7 +278,7 @@ def _add_store(commands: Any) -> None:
 
     def action(name: str, run: Callable[[argparse.Namespace], int], help: str) -> Any:
         parser = actions.add_parser(name, help=help, description=f"{help}.")
-        parser.set_defaults(run=run)
+        parser.set_defaults(run=run, parser=parser)
         parser.add_argument("memory", metavar="DIR", help="what was given as memory")
         return parser.add_argument
 

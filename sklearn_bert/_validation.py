@@ -195,31 +195,31 @@ def check_labels(y: Any) -> np.ndarray:
         A label is None, NaN, ``pd.NA`` or infinite; the message names the row.
     """
     if isinstance(y, (list, tuple)):  # NumPy would make NaN beside text the class "nan"
-        _check_none_missing(y)
+        for i, row in enumerate(y):
+            _check_none_missing(row if isinstance(row, (list, tuple)) else [row], i)
     y = np.asarray(y.toarray() if hasattr(y, "toarray") else y)
     if y.dtype.kind == "f" and not np.isfinite(y).all():
         row = np.argwhere(~np.isfinite(y))[0][0]
         raise ValueError(f"Input y contains NaN or infinity, first in row {row}.")
-    if y.dtype.kind not in "biufSU" and y.ndim:
-        for column in y.reshape(len(y), -1).T:
-            _check_none_missing(column.tolist())
+    if y.dtype.kind not in "biufSU" and y.ndim and y.size:
+        for i, row in enumerate(y.reshape(len(y), -1).tolist()):
+            _check_none_missing(row, i)
     return y
 
 
 def check_several_classes(y: np.ndarray, who: str = "") -> None:
     """Raise ValueError unless there are two distinct labels; `who` needs them."""
-    classes = np.unique(y)
+    classes = np.unique(y).tolist()
     if len(classes) < 2:
-        needs = (
-            f"{who} needs at least two classes in y"
-            if who
-            else ("y needs at least two classes")
-        )
-        raise ValueError(f"{needs}, got one class: {classes.tolist()[0]!r}.")
+        needs = "y needs at least two classes"
+        if who:
+            needs = f"{who} needs at least two classes in y"
+        found = f"one class: {classes[0]!r}" if classes else "no label"
+        raise ValueError(f"{needs}, got {found}.")
 
 
-def _check_none_missing(labels: Sequence[Any]) -> None:
-    for i, label in enumerate(labels):
+def _check_none_missing(row: Iterable[Any], i: int) -> None:
+    for label in row:
         if _is_missing(label):
             raise ValueError(
                 f"Input y contains NaN or another missing label ({label!r}), first in "

@@ -430,11 +430,11 @@ class Network:
 
 
 def _rounded(n_tokens: int) -> int:
-    """Round up so that batches come in few sizes: by 3 % at most where they are full.
+    """Round up so that batches come in few sizes: by 3 % at most from 1,024 tokens on.
 
     oneDNN keeps code and buffers for each size that it has met, about a megabyte, and
-    takes some milliseconds to make them. What is left over at the end of a call, and a
-    call with one text, may have any size: of those there are eight to an octave.
+    takes some milliseconds to make them. Smaller batches, which are left over at the
+    end of a call or hold its one text, come in eight sizes to an octave.
     """
     n_bits = n_tokens.bit_length()
     step = 1 << (n_bits - 6 if n_tokens >= _LARGE else max(3, n_bits - 4))

@@ -229,7 +229,8 @@ def read_labelled(
         for pair in zip(batch[text], batch[label], strict=True)
     )
     rows = _drawn(enumerate(pairs, start=1), sample, random_state)
-    _check_rows(name, rows, text, label)
+    where = name if sample is None else f"the sample of {name}"
+    _check_rows(where, rows, text, label)
     labels = [of_one for _, (_, of_one) in rows]
     _check_labels(name, label, labels, min_per_label)
     if len({type(value) for value in labels}) > 1:
@@ -446,9 +447,10 @@ def _csv_batches(
     try:
         columns = _chosen(name, header, columns)
     except ValueError as error:
-        if len(header) == 1 and (other := re.search(r"[;,\t|]", header[0])):
+        others = re.findall(r"[;,\t|]", header[0].replace(delimiter, ""))
+        if len(header) == 1 and others:
             message = f"{error} Its fields seem to be separated by another character;"
-            raise ValueError(f"{message} pass delimiter={other[0]!r}.") from error
+            raise ValueError(f"{message} pass delimiter={others[0]!r}.") from error
         raise
     positions = [header.index(column) for column in columns]
     while True:

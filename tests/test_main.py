@@ -1,6 +1,5 @@
 """The command line."""
 
-import argparse
 import csv
 import io
 import os
@@ -13,7 +12,7 @@ import numpy as np
 import pytest
 
 from sklearn_bert import BertVectorizer, __version__
-from sklearn_bert.__main__ import _in_options, _size, main
+from sklearn_bert.__main__ import _flags, _in_options, _parser, _size, main
 
 WORDS = ["red", "green", "blue", "pink", "one", "two", "three", "four"]
 
@@ -136,7 +135,7 @@ MISTAKES = {
     ),
     "no such picture": (["--plot", "a.doc"], HEADER, "must end in .png, .svg or .pdf"),
     "no such place": (["--plot", "x/a.png"], HEADER, "there is no directory x"),
-    "one fold": (["--folds", "1"], HEADER, "n_splits=2 or more"),
+    "one fold": (["--folds", "1"], HEADER, "--folds 2 or more"),
 }  # fmt: skip
 
 
@@ -158,17 +157,29 @@ def test_a_mistake_is_one_line_and_status_2(tiny, labelled, capsys, work, mistak
     ("message", "shown"),
     [
         ("Pass overflow='chunk' to use all.", "Pass --overflow chunk to use all."),
-        ("layer=-1 and prompt='a: '", "--layer -1 and --prompt 'a: '"),
+        ("layer=-1, prompt='a: '", "--layer -1, --prompt 'a: '"),
+        ("layer=[1, 99] is out", "--layer 1,99 is out"),
+        ('pass missing="empty" to', "pass --missing empty to"),
         ("special_tokens=False, n_jobs=2", "--no-special-tokens, --jobs 2"),
+        ("part_rows must be at least 1", "--part-rows must be at least 1"),
+        ("input_format must be", "--input-format must be"),
         ("pass overwrite=True (--overwrite)", "pass overwrite=True (--overwrite)"),
         ("of C=0.01 and estimator=Ridge()", "of C=0.01 and estimator=Ridge()"),
+        ("layer=2/part.csv is", "layer=2/part.csv is"),
+        ("data/text=en/part.csv is", "data/text=en/part.csv is"),
+        ("column 'text' must hold", "column 'text' must hold"),
     ],
 )
 def test_a_mistake_names_options_not_parameters(message, shown):
-    options = argparse.Namespace(
-        overflow=None, layer=None, prompt=None, special_tokens=None, overwrite=None
-    )
-    assert _in_options(message, options) == shown
+    options = _parser().parse_args(["encode", "a.csv", "--out", "a.npy"])
+    assert _in_options(message, _flags(options.parser)) == shown
+
+
+def test_a_mistake_in_a_sweep_names_its_own_options():
+    flags = _flags(_parser().parse_args(["sweep", "a.csv"]).parser)
+    said = "layer=9, pooling[0] must be, n_splits=1 and n_jobs=0"
+    shown = "--layers 9, --poolings must be, --folds 1 and --jobs 0"
+    assert _in_options(said, flags) == shown
 
 
 def test_layers_that_are_no_numbers_are_refused_with_the_usage(labelled, capsys):

@@ -246,7 +246,7 @@ def test_two_actors_of_ray_encode_each_text_once(place, encoder, texts):
 
     status, said = run("ray_data.py", place, encoder, *more, "--pooling", "max")
     assert status == 1
-    assert "features of another model or other settings" in said
+    assert "out.about notes another model or other settings" in said
     assert n_encoded(place) == 160
 
 
@@ -282,5 +282,5 @@ def test_two_workers_of_spark_encode_each_text_once(place, encoder, texts):
     other = [*more, "--pooling", "max"]
     status, said = run("spark.py", place, encoder, *other, **environment)
     assert status == 1
-    assert "features of another model or other settings" in said
+    assert "out.about notes another model or other settings" in said
     assert n_encoded(place) == 160

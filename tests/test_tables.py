@@ -197,6 +197,18 @@ def test_what_is_wrong_with_a_file_is_said(write, name, content, message):
     assert path in str(raised.value)
 
 
+def test_what_is_wrong_with_a_sample_is_said_of_the_sample(write):
+    path = write("a.csv", "text,label\n" + "a,x\n,y\n" * 50)
+    with pytest.raises(ValueError, match=r"rows of the sample of .*a.csv \(rows "):
+        read_labelled(path, sample=20)
+
+
+def test_one_quoted_column_is_no_other_separator(write):
+    path = write("a.csv", '"text, long"\n"a, b"\n')
+    with pytest.raises(ValueError, match=r"it has 'text, long'\.$"):
+        read_labelled(path)
+
+
 def test_a_file_that_is_not_there_or_a_directory(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"none.csv does not exist"):
         read_labelled(tmp_path / "none.csv")

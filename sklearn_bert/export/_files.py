@@ -18,6 +18,7 @@ from sklearn.utils import get_tags
 
 from .._validation import check_bool, check_choice, check_integer
 from ..checkpoint import find_checkpoint
+from ..tables import FORMATS
 from ..vectorizer import BertVectorizer
 from ._output import Output
 from ._parquet import require_pyarrow
@@ -156,6 +157,8 @@ def encode_files(
     if isinstance(files, (str, os.PathLike)):
         files = [files]
     names = [os.fspath(file) for file in files]
+    if input_format is not None:
+        check_choice("input_format", input_format, FORMATS)
     reading = {"format": input_format, "delimiter": delimiter, "encoding": encoding}
     codec = _codec(encoding)
     rows = Rows(names, text, id, reading)

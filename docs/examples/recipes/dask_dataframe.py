@@ -24,6 +24,7 @@ Tested with Dask 2026.8.
 """
 
 import argparse
+import json
 
 import dask
 import dask.dataframe as dd
@@ -44,9 +45,13 @@ def encode(part, vectorizer, text, dtype):
 def convert(args):
     """Write slice by slice, leaving alone those that are complete."""
     # Any parameter of BertVectorizer may stand here. No memory: see the guide.
-    vectorizer = BertVectorizer(
-        args.model, layer=args.layer, pooling=args.pooling, missing=args.missing
-    ).fit([])  # reads the configuration; encodes nothing
+    params = {
+        "model": args.model,
+        "layer": args.layer,
+        "pooling": args.pooling,
+        "missing": args.missing,
+    }
+    vectorizer = BertVectorizer(**params).fit([])  # encodes nothing
     n_features = len(vectorizer.get_feature_names_out())
     rows = dd.read_parquet(args.input, columns=[args.id, args.text], split_row_groups=1)
     ids = rows._meta[[args.id]]
@@ -64,8 +69,8 @@ def convert(args):
     files, output = fsspec.core.url_to_fs(args.output)
     files.makedirs(output, exist_ok=True)
     # The name of `rows` stands for the files and their versions.
-    settings = args.slice, args.out_dtype, vectorizer.fingerprint_, vectorizer
-    about = " ".join(map(str, (rows._name, *settings)))
+    encoder = vectorizer.fingerprint_
+    about = json.dumps((rows._name, args.slice, args.out_dtype, encoder, params))
     if not files.exists(f"{output}/_about"):
         files.write_text(f"{output}/_about", about)
     if files.read_text(f"{output}/_about") != about:

@@ -25,10 +25,12 @@ to begin anew. Tested with Ray 2.60.
 """
 
 import argparse
+import json
+import os
 
-import fsspec
 import pyarrow as pa
 import ray
+from pyarrow import fs
 from ray.data import ActorPoolStrategy, DataContext
 from ray.data.checkpoint import CheckpointConfig
 
@@ -52,12 +54,17 @@ class Encode:
 
 def check_settings(output, about):
     """Note what the features are, or refuse to add others to them."""
-    files, path = fsspec.core.url_to_fs(output.rstrip("/") + ".about")
-    if not files.exists(path):
-        files.makedirs(files._parent(path), exist_ok=True)
-        files.write_text(path, about)
-    if files.read_text(path) != about:
-        raise SystemExit(f"{output} has features of another model or other settings.")
+    where = output.rstrip("/") + ".about"
+    if "://" not in where:
+        os.makedirs(os.path.dirname(os.path.abspath(where)), exist_ok=True)
+        where = os.path.abspath(where)
+    files, path = fs.FileSystem.from_uri(where)
+    if files.get_file_info(path).type == fs.FileType.NotFound:
+        with files.open_output_stream(path) as file:
+            file.write(about.encode())
+    with files.open_input_stream(path) as file:
+        if file.read().decode() != about:
+            raise SystemExit(f"{where} notes another model or other settings.")
 
 
 def main():
@@ -88,15 +95,14 @@ def main():
         "pooling": args.pooling,
         "missing": args.missing,
     }
-    vectorizer = BertVectorizer(**params).fit([])
-    about = args.id, args.text, args.out_dtype, vectorizer.fingerprint_, vectorizer
-    check_settings(args.output, " ".join(map(str, about)))
-
     ray.init(num_cpus=args.cores)
     cores = ray.cluster_resources()["CPU"]
     actors = args.actors or max(1, int((cores - 2) // args.threads))
     if actors * args.threads > cores - 2:
         parser.error(f"{actors} actors do not leave two of {cores:.0f} cores free")
+    encoder = BertVectorizer(**params).fit([]).fingerprint_  # encodes nothing
+    about = args.id, args.text, args.out_dtype, encoder, params
+    check_settings(args.output, json.dumps(about))
     DataContext.get_current().checkpoint_config = CheckpointConfig(
         id_column=args.id,
         checkpoint_path=args.output.rstrip("/") + ".checkpoint",

@@ -26,6 +26,7 @@ were added since are encoded too. Another model or other settings, than those in
 """
 
 import argparse
+import json
 
 from pyspark.errors import AnalysisException
 from pyspark.ml.functions import predict_batch_udf
@@ -55,7 +56,7 @@ def check_settings(spark, output, about):
         row = spark.createDataFrame([(about,)], "value string").coalesce(1)
         row.write.mode("overwrite").text(path)
     elif noted.value.rstrip("\n") != about:
-        raise SystemExit(f"{output} has features of another model or other settings.")
+        raise SystemExit(f"{path} notes another model or other settings.")
 
 
 def main():
@@ -82,14 +83,8 @@ def main():
         "missing": args.missing,
     }
     spark = SparkSession.builder.appName("features").getOrCreate()
-    vectorizer = BertVectorizer(**params).fit([])  # encodes nothing
-    about = (
-        args.id,
-        args.text,
-        vectorizer.fingerprint_,
-        " ".join(f"{vectorizer}".split()),
-    )
-    check_settings(spark, output, " ".join(about))
+    encoder = BertVectorizer(**params).fit([]).fingerprint_  # encodes nothing
+    check_settings(spark, output, json.dumps((args.id, args.text, encoder, params)))
     encode = predict_batch_udf(
         make_encode(**params),
         return_type=ArrayType(FloatType()),
