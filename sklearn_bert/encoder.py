@@ -328,12 +328,20 @@ class Encoder:
     def _size(
         self, lengths: NDArray[np.int64], batch_size: int | None, layout: str
     ) -> int:
-        """Return how many of these texts, the longest first, make the next batch."""
+        """Return how many of these texts, the longest first, make the next batch.
+
+        Packed ones are as few as the budget allows, and of like size: a small one at
+        the end would be slow, and of a size that was not met before.
+        """
         if batch_size is not None:
             return min(batch_size, len(lengths))
         if layout == "packed":
+            total = int(lengths.sum())
+            share = -(-total // -(-total // self.budget))
             n_tokens = np.cumsum(lengths[: self.budget])
-            return max(1, int(np.searchsorted(n_tokens, self.budget, side="right")))
+            size = int(np.searchsorted(n_tokens, share)) + 1
+            fits = int(np.searchsorted(n_tokens, self.budget, side="right"))
+            return max(1, min(size, fits))
         return min(len(lengths), max(1, self.budget // int(lengths[0])))
 
     def _run_if_it_fits(

@@ -280,9 +280,9 @@ def test_an_interrupted_encode_says_how_to_go_on(tiny, labelled, capsys, monkeyp
         (["--text", "review"], "has no column 'review'; it has 'note', 'is_number'"),
         (["--out", "a.csv"], "ends in .csv, which is not written"),
         (["--layer", "7"], "--layer 7 is out of range"),
-        (["--out-dtype", "int8"], "out_dtype must be one of"),
-        (["--missing", "skip"], "missing must be one of 'raise', 'empty'"),
-        (["--batch-size", "few"], "batch_size must be one of 'auto', got 'few'"),
+        (["--out-dtype", "int8"], "--out-dtype must be one of"),
+        (["--missing", "skip"], "--missing must be one of 'raise', 'empty'"),
+        (["--batch-size", "few"], "--batch-size must be one of 'auto', got 'few'"),
         (["--layer-combination", "scalar_mix"], "fit it on labelled texts first"),
     ],
 )
