@@ -447,7 +447,7 @@ def _csv_batches(
     try:
         columns = _chosen(name, header, columns)
     except ValueError as error:
-        others = re.findall(r"[;,\t|]", header[0].replace(delimiter, ""))
+        others = re.findall(r"[;,\t|]", "".join(header).replace(delimiter, ""))
         if len(header) == 1 and others:
             message = f"{error} Its fields seem to be separated by another character;"
             raise ValueError(f"{message} pass delimiter={others[0]!r}.") from error

@@ -153,6 +153,7 @@ def test_another_delimiter_and_encoding(write):
 LATIN = "text,label\nfine,a\ncaf\xe9,b\n".encode("latin-1")
 WRONG = [
     ("a.csv", "", "is empty"),
+    ("a.csv", "\n\n", "has no column 'text'; it has"),
     ("a.xls", "x", "has no ending that tells its format; say which of"),
     ("a.csv", "text,y\n1,2\n", "has no column 'label'; it has 'text', 'y'"),
     ("a.csv", "text,text,label\n1,2,3\n", "has several columns named 'text'"),
