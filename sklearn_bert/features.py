@@ -205,16 +205,15 @@ def iter_features(
     prompted = [
         request.prompt + text if isinstance(text, str) else text for text in distinct
     ]
-    n_distinct = len(distinct)
     del distinct  # a hundred bytes per text
     run = _Run(prompted, request, engine)
     run.first_rows = by_text[starts[:-1]]
     if request.overflow == "raise":
         run.refuse_long()
-    n_tokens = np.zeros(n_distinct, dtype=np.int64)
+    n_tokens = np.zeros(len(prompted), dtype=np.int64)
     for which, lengths, block in run:
         n_tokens[which] = lengths
-        if n_distinct == len(texts):
+        if len(prompted) == len(texts):
             yield by_text[starts[which]], block
             continue
         expand = np.repeat(np.arange(len(which)), repeats[which])

@@ -438,8 +438,8 @@ def _encode_target(
     if kind == "multiclass" and _are_numbers(y):
         kind = "continuous"
     if kind in ("binary", "multiclass"):
-        check_several_classes(y, who)
         classes, codes = np.unique(y.ravel(), return_inverse=True)
+        check_several_classes(classes, who)
         if len(classes) == 2:  # one column, as in LogisticRegression
             return codes[:, np.newaxis].astype(np.float64), False, False
         return np.eye(len(classes))[codes], True, False

@@ -379,8 +379,8 @@ def describe(
     random_state: Any = 0,
 ) -> DescriptionLength:
     """Return the code length of checked rows that lie text by text."""
-    check_several_classes(y)
     classes, y = np.unique(y, return_inverse=True)
+    check_several_classes(classes)
     estimator = default_classifier() if estimator is None else estimator
     if not hasattr(estimator, "predict_proba"):
         raise TypeError(

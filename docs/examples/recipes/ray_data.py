@@ -56,8 +56,8 @@ def check_settings(output, about):
     """Note what the features are, or refuse to add others to them."""
     where = output.rstrip("/") + ".about"
     if "://" not in where:
-        os.makedirs(os.path.dirname(os.path.abspath(where)), exist_ok=True)
         where = os.path.abspath(where)
+        os.makedirs(os.path.dirname(where), exist_ok=True)
     files, path = fs.FileSystem.from_uri(where)
     if files.get_file_info(path).type == fs.FileType.NotFound:
         with files.open_output_stream(path) as file:
