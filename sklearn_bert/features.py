@@ -297,24 +297,23 @@ class _Run:
         if engine.location is not None and texts:
             self.store = _get_store(engine.location, request)
             self.store.reopen()
-        self._whole: Keys | None = None
-        self._cut: Keys | None = None
         self._workers = contextlib.ExitStack()  # closed when the run ends
         self._parallel: joblib.Parallel | None = None
 
-    @property
+    @cached_property
     def whole_keys(self) -> Keys:
         """Keys of the texts as a whole."""
-        if self._whole is None:
-            self._whole = keys_of(self.texts, "")
-        return self._whole
+        return keys_of(self.texts, "")
 
-    @property
+    @cached_property
     def cut_keys(self) -> Keys:
         """Keys of the texts as the limit cuts them."""
-        if self._cut is None:
-            self._cut = keys_of(self.texts, self.request.cut())
-        return self._cut
+        return keys_of(self.texts, self.request.cut())
+
+    def _keys(self, which: Indices, *, is_cut: bool) -> Keys:
+        if not len(which):  # most often nothing is cut, and no key of it is made
+            return np.empty(0, dtype="S16")
+        return (self.cut_keys if is_cut else self.whole_keys)[which]
 
     def __iter__(self) -> Iterator[tuple[Indices, NDArray[np.int32], Block]]:
         if not self.texts:
@@ -517,10 +516,9 @@ class _Run:
         n_tokens = np.zeros(len(self.texts), dtype=np.int64)
         unknown = np.arange(len(self.texts))
         if self.store is not None:
-            for keys in (self.whole_keys, self.cut_keys):
-                for hits in self.store.find(
-                    keys[unknown], self.request.wanted
-                ).values():
+            for is_cut in (False, True):
+                keys = self._keys(unknown, is_cut=is_cut)
+                for hits in self.store.find(keys, self.request.wanted).values():
                     n_tokens[unknown[hits.found]] = hits.n_tokens[hits.found]
                 unknown = np.flatnonzero(n_tokens == 0)
         if len(unknown):
@@ -593,7 +591,7 @@ class _Run:
             if self.request.max_length is not None:
                 is_whole = encoded.n_tokens <= self.request.max_length
             keys = self.whole_keys[part].copy()
-            keys[~is_whole] = self.cut_keys[part[~is_whole]]
+            keys[~is_whole] = self._keys(part[~is_whole], is_cut=True)
             for facts in self._shards_of(keys, is_whole, encoded):
                 name = store.append(*facts)
                 if name is not None:
@@ -632,13 +630,11 @@ class _Run:
         `extra` is looked up instead of what is wanted.
         """
         limit, wanted = self.request.max_length, extra or self.request.wanted
-        places = [(self.whole_keys, of_whole_texts(wanted))]
-        if limit is not None:
-            places.append((self.cut_keys, wanted))
-        for keys, columns in places:
+        for is_cut in (False,) if limit is None else (False, True):
             if not len(which):
                 return
-            hits = store.find(keys[which], columns)
+            columns = wanted if is_cut else of_whole_texts(wanted)
+            hits = store.find(self._keys(which, is_cut=is_cut), columns)
             first = next(iter(hits.values()))
             found = np.logical_and.reduce([h.found for h in hits.values()])
             firsts: dict[bool, Hits] = {}  # of vectors, and of rows
@@ -649,7 +645,7 @@ class _Run:
                     found &= of_column.n_rows == 1
                 elif is_of_chunks(column):
                     found &= of_column.n_rows > 0
-            if keys is self.whole_keys and limit is not None:
+            if not is_cut and limit is not None:
                 found &= first.n_tokens <= limit
             positions = np.flatnonzero(found)
             positions = positions[first.order(positions)]

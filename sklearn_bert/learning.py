@@ -196,7 +196,8 @@ class _Layers:
         return np.concatenate(parts)
 
     def add(self, parts: Parts, texts: Indices | None) -> tuple[float, Theta]:
-        # With few outputs each layer is projected; with many, layers are mixed first.
+        # With few outputs all layers are projected at once; with many, they are mixed
+        # first.
         if self._objective.n_outputs <= _FEW_OUTPUTS:
             return self._add_projected(parts, texts)
         return self._add_mixed(parts, texts)
@@ -233,24 +234,22 @@ class _Layers:
     def _add_projected(
         self, parts: Parts, texts: Indices | None
     ) -> tuple[float, Theta]:
-        shape = n_poolings, n_layers, width = self._means.shape
+        n_poolings, _, width = self._means.shape
         factors = parts.weights / self.scales
         head = parts.head.reshape(n_poolings, width, -1)
-        centre = np.einsum("pl,plw->pw", factors, self._means).ravel()
-        intercepts = parts.intercepts - centre @ parts.head
+        columns = np.einsum("pl,pwk->plwk", factors, head)
+        columns = columns.reshape(-1, len(parts.intercepts))
+        intercepts = parts.intercepts - self._means.ravel() @ columns
         loss, total = 0.0, np.zeros(len(intercepts))
-        by_layer = np.zeros((len(intercepts), n_poolings * n_layers * width))
+        by_layer = np.zeros((len(intercepts), len(columns)))
         for which, part in self._batches(texts):
-            scores = np.tile(intercepts, (len(which), 1))
-            for i in range(n_poolings):
-                projected = part[:, i].reshape(-1, width) @ head[i]
-                projected = projected.reshape(len(which), n_layers, -1)
-                scores += np.matmul(factors[i], projected)
+            part = part.reshape(len(which), len(columns))
+            scores = part @ columns + intercepts
             of_batch, residual = self._objective.labels.loss(scores, which)
             loss += of_batch
             total += residual.sum(axis=0)
-            by_layer += residual.T.astype(np.float32) @ part.reshape(len(which), -1)
-        slopes = by_layer.reshape(-1, *shape)
+            by_layer += residual.T.astype(np.float32) @ part
+        slopes = by_layer.reshape(-1, *self._means.shape)
         slopes -= np.multiply.outer(total, self._means)
         of_head = np.einsum("kplw,pl->pwk", slopes, factors)
         parts.gradient_of_head += of_head.reshape(parts.head.shape)
@@ -376,9 +375,9 @@ def _add_projected(
     head = parts.head / per_feature[:, np.newaxis]
     query = (parts.query / per_feature).astype(np.float32)
     columns = np.column_stack([query, head])  # (width, 1 + n_outputs)
-    projected = states.reshape(-1, width) @ columns
-    projected = projected.reshape(n_rows, n_layers, columns.shape[1])
-    projected = np.einsum("nlk,l->nk", projected, factors)
+    of_layers = np.multiply.outer(factors, columns).reshape(n_layers * width, -1)
+    states = states.reshape(n_rows, n_layers * width)
+    projected = states @ of_layers
     weights = _softmax(projected[:, 0], counts)
     of_tokens = projected[:, 1:]
     centre = factors @ means
@@ -389,9 +388,7 @@ def _add_projected(
     pull = _pull((of_tokens * of_rows).sum(axis=1), weights, counts)
     slope = np.column_stack([pull, weights[:, np.newaxis] * of_rows])
     # (1 + n_outputs, n_layers, width)
-    by_layer = (slope.T @ states.reshape(n_rows, n_layers * width)).reshape(
-        -1, n_layers, width
-    )
+    by_layer = (slope.T @ states).reshape(-1, n_layers, width)
     of_columns = np.einsum("klw,l->wk", by_layer, factors) / per_feature[:, np.newaxis]
     total = residual.sum(axis=0)
     parts.gradient_of_query += of_columns[:, 0]

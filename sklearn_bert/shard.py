@@ -176,7 +176,8 @@ class Shard:
                     if crcs != self.checksums[line + i, blocks[a:b]].tolist():
                         raise Unreadable(f"{column}.npy does not match its checksum")
                     mine = slice(starts[a], starts[b])
-                    out[where[mine], position] = part[rows[mine] - first]
+                    to, of = _as_slice(where[mine]), _as_slice(rows[mine] - first)
+                    out[to, position] = part[of]
 
     def stamp(self) -> None:
         """Say to joblib that the shard was used, at most once a minute."""
@@ -354,6 +355,13 @@ def _read_file(path: Path, at_most: int) -> bytes:
 def _write_file(path: Path, content: bytes) -> None:
     with open(path, "wb") as stream:
         stream.write(content)
+
+
+def _as_slice(rows: Indices) -> Indices | slice:
+    """Return rows that follow each other as a slice, which NumPy need not gather."""
+    if (np.diff(rows) == 1).all():
+        return slice(int(rows[0]), int(rows[-1]) + 1)
+    return rows
 
 
 def _block_crcs(matrix: FloatArray, n_block_rows: int) -> list[int]:

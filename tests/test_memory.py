@@ -137,6 +137,25 @@ def key(text):
     return request.keys_of([text], "")[0]
 
 
+def test_a_text_that_is_not_cut_is_found_by_one_key(tiny, memory, monkeypatch):
+    long = ["word " * 100]
+    encode(tiny, memory, max_length=64)
+    with pytest.warns(UserWarning, match="were cut"):
+        encode(tiny, memory, long, max_length=64)
+    made = []
+
+    def noted(texts, cut):
+        made.append(cut)
+        return request.keys_of(texts, cut)
+
+    monkeypatch.setattr(features, "keys_of", noted)
+    encode(tiny, memory, max_length=64)
+    assert made == [""]
+    with pytest.warns(UserWarning, match="were cut"):
+        encode(tiny, memory, long, max_length=64)
+    assert made == ["", "", "truncate 64"]
+
+
 def test_clearing_between_looking_and_reading_is_made_good(
     tiny, memory, fresh, monkeypatch
 ):
