@@ -188,12 +188,16 @@ def check_labels(y: Any) -> np.ndarray:
     Returns
     -------
     ndarray
+        Text as ``str`` whatever type of text it was.
 
     Raises
     ------
     ValueError
-        A label is None, NaN, ``pd.NA`` or infinite; the message names the row.
+        A label is None, NaN, ``pd.NA``, masked or infinite; the message names the row.
     """
+    if np.ma.isMaskedArray(y):
+        for row in np.argwhere(np.ma.getmaskarray(y))[:1]:
+            _check_none_missing([None], row[0])
     if isinstance(y, (list, tuple)):  # NumPy would make NaN beside text the class "nan"
         for i, row in enumerate(y):
             _check_none_missing(row if isinstance(row, (list, tuple)) else [row], i)
@@ -204,7 +208,8 @@ def check_labels(y: Any) -> np.ndarray:
     if y.dtype.kind not in "biufSU" and y.ndim and y.size:
         for i, row in enumerate(y.reshape(len(y), -1).tolist()):
             _check_none_missing(row, i)
-    return y
+    # NumPy's StringDType, which neither NumPy nor scikit-learn makes classes of.
+    return np.array(y.tolist(), dtype=str) if y.dtype.kind == "T" else y
 
 
 def check_several_classes(y: np.ndarray, who: str = "") -> None:
@@ -352,12 +357,17 @@ def check_choice(name: str, value: Any, choices: Iterable[Any]) -> Any:
         if value is choice or (same_kind and value == choice):
             return choice
     options = ", ".join(repr(choice) for choice in choices)
-    meant = ""
-    if isinstance(value, str):
-        names = [choice for choice in choices if isinstance(choice, str)]
-        for near in difflib.get_close_matches(value, names, n=1):
-            meant = f" Did you mean {near!r}?"
+    meant = what_was_meant(value, choices)
     raise ValueError(f"{name} must be one of {options}, got {value!r}.{meant}")
+
+
+def what_was_meant(value: Any, choices: Iterable[Any]) -> str:
+    """Return " Did you mean ...?" of the nearest name, or nothing."""
+    if not isinstance(value, str):
+        return ""
+    names = {c.casefold(): c for c in choices if isinstance(c, str)}
+    near = difflib.get_close_matches(value.casefold(), names, n=1)
+    return f" Did you mean {names[near[0]]!r}?" if near else ""
 
 
 def check_bool(name: str, value: Any) -> bool:

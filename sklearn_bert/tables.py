@@ -8,7 +8,7 @@ This module does not know what texts are used for, guesses no separators or enco
 and converts no values: those of CSV and TSV are ``str``. pyarrow is imported where
 Parquet is read.
 
-Level 0 of the module map: imports nothing of the package.
+Level 1 of the module map: imports `_validation`.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+
+from ._validation import what_was_meant
 
 __all__ = ["iter_batches", "read_labelled"]
 
@@ -423,7 +425,10 @@ def _chosen(
     for column in there if columns is None else columns:
         if column not in there:
             those = ", ".join(map(repr, there))
-            raise ValueError(f"{name} has no column {column!r}; it has {those}.")
+            raise ValueError(
+                f"{name} has no column {column!r}; it has {those}."
+                + what_was_meant(column, there)
+            )
         if list(there).count(column) > 1:
             raise ValueError(f"{name} has several columns named {column!r}.")
     return list(there if columns is None else columns)

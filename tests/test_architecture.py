@@ -17,7 +17,7 @@ LEVELS = {
     "shard": 1,
     "claims": 0,
     "datasets": 0,
-    "tables": 0,
+    "tables": 1,
     "attention": 0,
     "kernels": 0,
     "objective": 1,

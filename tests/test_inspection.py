@@ -14,6 +14,7 @@ from sklearn.model_selection import (
     ShuffleSplit,
     cross_val_score,
 )
+from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
 from threadpoolctl import threadpool_info
 
@@ -122,6 +123,21 @@ def test_best_keeps_the_model_and_all_other_parameters(tiny, tmp_path):
 def test_numbers_without_a_regressor_are_refused_with_the_cure(tiny):
     with pytest.raises(ValueError, match=r"pass a regressor, such as estimator=Ridge"):
         layer_sweep(TEXTS, np.arange(64) / 7, model=tiny)
+
+
+def test_several_labels_per_row_need_an_estimator_for_them(tiny):
+    y = np.eye(2, dtype=int)[[0, 1] * 32]
+    with pytest.raises(ValueError, match=r"2 labels per row, .*=OneVsRest"):
+        layer_sweep(TEXTS, y, model=tiny)
+    several = OneVsRestClassifier(LogisticRegression())
+    sweep = layer_sweep(TEXTS, y, model=tiny, estimator=several, layers=[0, 1])
+    assert ((sweep.scores >= 0) & (sweep.scores <= 1)).all()
+
+
+def test_a_misspelt_score_is_refused_before_encoding(tiny, work):
+    with pytest.raises(ValueError, match=r"'acuracy' is no .* Did you mean 'accuracy'"):
+        layer_sweep(TEXTS, LABELS, model=tiny, scoring="acuracy")
+    assert work().n_texts == 0
 
 
 def test_the_table_marks_the_best_cell_and_shows_spread():

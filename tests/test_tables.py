@@ -156,6 +156,7 @@ WRONG = [
     ("a.csv", "\n\n", "has no column 'text'; it has"),
     ("a.xls", "x", "has no ending that tells its format; say which of"),
     ("a.csv", "text,y\n1,2\n", "has no column 'label'; it has 'text', 'y'"),
+    ("a.csv", "text,Lable\n1,2\n", "it has 'text', 'Lable'. Did you mean 'Lable'\\?"),
     ("a.csv", "text,text,label\n1,2,3\n", "has several columns named 'text'"),
     ("a.csv", LATIN, "is not utf-8 text: byte 0xe9 in line 3. Pass its encoding"),
     ("a.csv", "text,label\na,b\nc\n", r"has 1 fields in line 3, and 2 in its header"),

@@ -28,6 +28,7 @@ NAN = float("nan")
         (np.array([], dtype=object), []),
         (pd.Series([], dtype=object), []),
         (np.empty((0, 3), dtype=object), []),
+        (np.ma.array([1, 2], mask=[False, False]), [1, 2]),
     ],
 )
 def test_labels_are_read_from_any_container(y, expected):
@@ -62,6 +63,21 @@ def test_a_missing_label_is_named_by_its_row(make, missing):
 def test_a_missing_number_is_named_by_its_row(y):
     with pytest.raises(ValueError, match=r"NaN or infinity, first in row 2"):
         check_labels(y)
+
+
+def test_a_masked_label_is_a_missing_label():
+    with pytest.raises(ValueError, match=r"missing label \(None\), first in row 1"):
+        check_labels(np.ma.array([0, 1, 2], mask=[False, True, False]))
+
+
+@pytest.mark.skipif(not hasattr(np.dtypes, "StringDType"), reason="NumPy before 2.0")
+def test_labels_may_be_strings_of_any_length():
+    kind = np.dtypes.StringDType(na_object=None)
+    y = check_labels(np.array(["a", "bcd"], dtype=kind))
+    assert y.dtype == np.dtype("<U3")
+    assert y.tolist() == ["a", "bcd"]
+    with pytest.raises(ValueError, match=r"missing label \(None\), first in row 1"):
+        check_labels(np.array(["a", None], dtype=kind))
 
 
 def test_a_missing_date_is_a_missing_label():

@@ -21,7 +21,7 @@ from sklearn.metrics import get_scorer_names
 from sklearn.model_selection import cross_val_score
 from sklearn.utils.multiclass import type_of_target
 
-from .._validation import check_several_classes
+from .._validation import check_several_classes, what_was_meant
 from ..checkpoint import DEFAULT_MODEL
 from ..tokens import BertTokenVectorizer
 from ..vectorizer import BertVectorizer
@@ -454,12 +454,19 @@ def layer_sweep(
             "y holds numbers, and the default estimator is a classifier; pass a "
             "regressor, such as estimator=Ridge()."
         )
+    if estimator is None and y.ndim > 1 and y.shape[1] > 1:
+        raise ValueError(
+            f"y holds {y.shape[1]} labels per row, and the default estimator learns "
+            "one; pass an estimator for several, such as "
+            "estimator=OneVsRestClassifier(LogisticRegression())."
+        )
     if estimator is None:
         estimator = default_classifier()
     if isinstance(scoring, str) and scoring not in get_scorer_names():
         raise ValueError(
             f"scoring={scoring!r} is no score of scikit-learn; "
             "sklearn.metrics.get_scorer_names() lists them."
+            + what_was_meant(scoring, get_scorer_names())
         )
     if is_classifier(estimator) and y.ndim == 1:
         check_several_classes(y)
