@@ -170,7 +170,10 @@ def _load(request: Request, engine: Engine) -> Encoder:
 
 
 def iter_features(
-    texts: Sequence[Text], request: Request, engine: Engine
+    texts: Sequence[Text],
+    request: Request,
+    engine: Engine,
+    out: NDArray[np.float32] | None = None,
 ) -> Iterator[tuple[Indices, Block]]:
     """Yield frozen features block by block, each row once, in no particular order.
 
@@ -180,6 +183,9 @@ def iter_features(
         Texts, or the words of each, which take no prompt.
     request : Request
     engine : Engine
+    out : ndarray of shape (n_texts, n_poolings, n_layers, width), default=None
+        Room for all features, where the caller will put what is yielded: what a store
+        has may be read right into it, and is then not yielded.
 
     Yields
     ------
@@ -208,11 +214,15 @@ def iter_features(
     del distinct  # a hundred bytes per text
     run = _Run(prompted, request, engine)
     run.first_rows = by_text[starts[:-1]]
+    if len(prompted) == len(texts) and not request.has_rows:
+        run.out = out
     if request.overflow == "raise":
         run.refuse_long()
     n_tokens = np.zeros(len(prompted), dtype=np.int64)
     for which, lengths, block in run:
         n_tokens[which] = lengths
+        if block is None:
+            continue
         if len(prompted) == len(texts):
             yield by_text[starts[which]], block
             continue
@@ -292,7 +302,8 @@ class _Run:
         self.texts = texts
         self.request = request
         self.engine = engine
-        self.first_rows = np.arange(len(texts))  # for errors; repeats come later
+        self.first_rows = np.arange(len(texts))  # repeats come later
+        self.out: NDArray[np.float32] | None = None  # room for all, at their first rows
         self.store: FeatureStore | None = None
         if engine.location is not None and texts:
             self.store = _get_store(engine.location, request)
@@ -315,7 +326,7 @@ class _Run:
             return np.empty(0, dtype="S16")
         return (self.cut_keys if is_cut else self.whole_keys)[which]
 
-    def __iter__(self) -> Iterator[tuple[Indices, NDArray[np.int32], Block]]:
+    def __iter__(self) -> Iterator[tuple[Indices, NDArray[np.int32], Block | None]]:
         if not self.texts:
             return
         with self._workers:
@@ -540,7 +551,7 @@ class _Run:
 
     def _with_store(
         self, store: FeatureStore
-    ) -> Iterator[tuple[Indices, NDArray[np.int32], Block]]:
+    ) -> Iterator[tuple[Indices, NDArray[np.int32], Block | None]]:
         seen = store.refresh()  # shards in which nothing pending is left
         pending = np.arange(len(self.texts))
         pending = yield from self._read_found(store, pending)
@@ -664,8 +675,11 @@ class _Run:
 
     def _read_found(
         self, store: FeatureStore, pending: Indices
-    ) -> Generator[tuple[Indices, NDArray[np.int32], Block], None, Indices]:
-        """Yield what the store has of the pending texts; return the rest, in order."""
+    ) -> Generator[tuple[Indices, NDArray[np.int32], Block | None], None, Indices]:
+        """Yield what the store has of the pending texts; return the rest, in order.
+
+        The block is None where it was read into `out`.
+        """
         layers = self.request.layers
         done = np.zeros(len(self.texts), dtype=bool)
         is_intact = False
@@ -675,9 +689,14 @@ class _Run:
                 first = next(iter(hits.values()))
                 for span in self._portions(first.n_rows[positions]):
                     part, where = texts[span], positions[span]
-                    block, outs = self._room(first.n_rows[where])
+                    block: Block | None = None
+                    rows = None
+                    if self.out is None:
+                        block, outs = self._room(first.n_rows[where])
+                    else:
+                        outs, rows = _parts(self.out), self.first_rows[part]
                     is_intact = all(
-                        store.read(hits[column], where, column, layers, out)
+                        store.read(hits[column], where, column, layers, out, rows)
                         for column, out in zip(hits, outs, strict=True)
                     )
                     if not is_intact:
@@ -700,9 +719,9 @@ class _Run:
         """Return an empty block, and its part for every column wanted."""
         if self.request.has_rows:
             rows = self.request.empty_rows(n_rows)
-            return rows, [rows.values[:, p] for p in range(rows.values.shape[1])]
+            return rows, _parts(rows.values)
         block = self.request.empty_block(len(n_rows))
-        return block, [block[:, p] for p in range(block.shape[1])]
+        return block, _parts(block)
 
     def _announce(self, store: FeatureStore, pending: Indices) -> None:
         """Warn, once per store and process, before it grows beyond a gigabyte."""
@@ -732,6 +751,11 @@ class _Run:
 _announced: set[Any] = set()
 _stores: OrderedDict[tuple[str, str], FeatureStore] = OrderedDict()
 _stores_lock = threading.Lock()
+
+
+def _parts(values: NDArray[Any]) -> list[NDArray[Any]]:
+    """Return views of (n_rows, n_poolings, n_layers, width), one per pooling."""
+    return list(np.swapaxes(values, 0, 1))
 
 
 def _after_fork() -> None:

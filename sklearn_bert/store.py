@@ -323,14 +323,16 @@ class FeatureStore:
         column: str,
         layers: tuple[int, ...],
         out: FloatArray,
+        where: Indices | None = None,
     ) -> bool:
         """Copy the rows of found texts to out, of shape (n_rows, n_layers, width).
 
-        Texts lie in out one after the other. Returns False, having left out the shard
-        at fault, if one is gone or damaged: `find` again.
+        Those of which[i] are put at out[where[i]] and after it; texts lie in out one
+        after the other unless `where` is given. Returns False, having left out the
+        shard at fault, if one is gone or damaged: `find` again.
         """
         shard_of, text_of = hits._shard[which], hits._text[which]
-        starts = starts_of(hits.n_rows[which])
+        starts = starts_of(hits.n_rows[which]) if where is None else where
         for s in np.unique(shard_of):
             shard = hits._shards[s]
             mine = np.flatnonzero(shard_of == s)

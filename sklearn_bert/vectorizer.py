@@ -584,9 +584,14 @@ default="auto"
         blocks = self._blocks(texts, self._unchanged_request())
         return self._combine(blocks, len(texts))
 
-    def _blocks(self, texts: list[str], request: Request) -> Iterator[Any]:
-        """Yield which texts, and their features by layer or rows to be weighted."""
-        for which, block in iter_features(texts, request, self._engine()):
+    def _blocks(
+        self, texts: list[str], request: Request, out: np.ndarray | None = None
+    ) -> Iterator[Any]:
+        """Yield which texts, and their features by layer or rows to be weighted.
+
+        What is already in `out` is not yielded, see `iter_features`.
+        """
+        for which, block in iter_features(texts, request, self._engine(), out):
             if isinstance(block, Ragged) and self._learns_query():
                 yield which, self._rows_to_weigh(block)
             elif isinstance(block, Ragged):
@@ -605,7 +610,7 @@ default="auto"
             )
         request = request or self._request(self._checkpoint())
         out = room(request.shape_of_block(len(texts)), np.float32)
-        for which, block in self._blocks(texts, request):
+        for which, block in self._blocks(texts, request, out):
             out[which] = block
         return out
 
