@@ -195,11 +195,13 @@ def check_labels(y: Any) -> np.ndarray:
     ValueError
         A label is None, NaN, ``pd.NA``, masked or infinite; the message names the row.
     """
-    if np.ma.isMaskedArray(y):
-        for row in np.argwhere(np.ma.getmaskarray(y))[:1]:
-            _check_none_missing([None], row[0])
+    if np.ma.isMaskedArray(y) and np.ma.getmaskarray(y).any():
+        masked = np.argwhere(np.ma.getmaskarray(y))[0].tolist()
+        _check_none_missing([None], (masked or [0])[0])
     if isinstance(y, (list, tuple)):  # NumPy would make NaN beside text the class "nan"
         for i, row in enumerate(y):
+            if np.ma.isMaskedArray(row) and np.ma.getmaskarray(row).any():
+                row = [None]
             _check_none_missing(row if isinstance(row, (list, tuple)) else [row], i)
     y = np.asarray(y.toarray() if hasattr(y, "toarray") else y)
     if y.dtype.kind == "f" and not np.isfinite(y).all():
@@ -209,7 +211,9 @@ def check_labels(y: Any) -> np.ndarray:
         for i, row in enumerate(y.reshape(len(y), -1).tolist()):
             _check_none_missing(row, i)
     # NumPy's StringDType, which neither NumPy nor scikit-learn makes classes of.
-    return np.array(y.tolist(), dtype=str) if y.dtype.kind == "T" else y
+    if y.dtype.kind == "T":
+        return np.array(y.tolist(), dtype=str).reshape(y.shape)
+    return y
 
 
 def check_several_classes(y: np.ndarray, who: str = "") -> None:

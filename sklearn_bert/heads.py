@@ -133,6 +133,8 @@ class HasHead:
             with config_context(enable_metadata_routing=True):
                 head.set_fit_request(sample_weight=bool(options))
                 head = OneVsRestClassifier(head).fit(Z, y, **options)
+            for part in (head.estimator, *head.estimators_):  # skops cannot write it
+                vars(part).pop("_metadata_request", None)
         else:
             with (task or Task()).lend(head):
                 head.fit(Z, y, **options)

@@ -37,6 +37,19 @@ def test_skops_reads_a_probe_trusting_only_this_package(tiny, tmp_path, params):
     )
 
 
+@pytest.mark.parametrize("layer", [-1, "mix"])
+def test_skops_reads_a_probe_of_several_labels(tiny, layer):
+    indicator = np.array([[0, 1], [1, 0], [1, 1], [0, 0]] * 3)
+    probe = BertProbeClassifier(tiny, layer=layer).fit(TEXTS, indicator)
+    content = io.dumps(probe)
+    untrusted = io.get_untrusted_types(data=content)
+    assert all(name.startswith("sklearn_bert.") for name in untrusted), untrusted
+    again = io.loads(content, trusted=untrusted)
+    np.testing.assert_array_equal(
+        again.predict_proba(TEXTS), probe.predict_proba(TEXTS)
+    )
+
+
 def test_skops_reads_a_pipeline_trusting_only_this_package(tiny):
     pipeline = make_pipeline(BertVectorizer(tiny), LogisticRegression()).fit(TEXTS, Y)
     content = io.dumps(pipeline)

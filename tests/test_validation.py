@@ -65,9 +65,19 @@ def test_a_missing_number_is_named_by_its_row(y):
         check_labels(y)
 
 
-def test_a_masked_label_is_a_missing_label():
-    with pytest.raises(ValueError, match=r"missing label \(None\), first in row 1"):
-        check_labels(np.ma.array([0, 1, 2], mask=[False, True, False]))
+@pytest.mark.parametrize(
+    ("y", "row"),
+    [
+        (np.ma.array([0, 1, 2], mask=[False, True, False]), 1),
+        ([0, 1, np.ma.masked], 2), (np.ma.masked, 0),
+        ([np.array([1, 1]), np.ma.array([0, 1], mask=[False, True])], 1),
+    ],
+)  # fmt: skip
+def test_a_masked_label_is_a_missing_label(y, row):
+    with pytest.raises(
+        ValueError, match=rf"missing label \(None\), first in row {row}"
+    ):
+        check_labels(y)
 
 
 @pytest.mark.skipif(not hasattr(np.dtypes, "StringDType"), reason="NumPy before 2.0")
@@ -76,6 +86,7 @@ def test_labels_may_be_strings_of_any_length():
     y = check_labels(np.array(["a", "bcd"], dtype=kind))
     assert y.dtype == np.dtype("<U3")
     assert y.tolist() == ["a", "bcd"]
+    assert check_labels(np.empty((0, 2), dtype=kind)).shape == (0, 2)
     with pytest.raises(ValueError, match=r"missing label \(None\), first in row 1"):
         check_labels(np.array(["a", None], dtype=kind))
 
