@@ -357,7 +357,11 @@ sequence of them, default="auto"
         if len(held_out):
             out = [texts[i] for i in held_out]
             judge = self._judge(fitted, network, out, y[held_out])
-            identity = {"scoring": repr(self.scoring), "held-out texts": _digest(out)}
+            identity = {
+                "scoring": _name_of(self.scoring),
+                "held-out texts": _digest(out),
+                "held-out labels": _digest(y[held_out].tolist()),
+            }
         trainer = Trainer(
             network, recipe, _data(texts, y, weights, rows, classes),
             batch_size=batch_size, score=judge, checkpoint_dir=place,
@@ -465,17 +469,28 @@ sequence of them, default="auto"
         self._trained.save(directory, facts, self._network(), self._find_encoder)
 
     @classmethod
-    def load(cls, directory: str | os.PathLike[str]) -> BertFineTuneClassifier:
+    def load(
+        cls,
+        directory: str | os.PathLike[str],
+        *,
+        device: str | None = None,
+        trust_remote_code: bool = False,
+    ) -> BertFineTuneClassifier:
         """Return the fitted classifier that `save` wrote into a directory.
 
         Parameters
         ----------
         directory : str or path-like
+        device : str, default=None
+            Where it is to run; None is where it ran when it was saved, or "auto".
+        trust_remote_code : bool, default=False
+            Whether code that the directory brings may run, as some architectures need
+            it. What the saved classifier was allowed does not count.
 
         Returns
         -------
         BertFineTuneClassifier
-            With the parameters that it was saved with.
+            With the parameters that it was saved with, but these two.
 
         Raises
         ------
@@ -484,8 +499,10 @@ sequence of them, default="auto"
         """
         facts, trained = read(directory)
         params = facts["params"]
-        if isinstance(params["class_weight"], list):
-            params["class_weight"] = dict(params["class_weight"])
+        params["class_weight"] = _class_weight(params["class_weight"])
+        params["trust_remote_code"] = check_bool("trust_remote_code", trust_remote_code)
+        if device is not None:
+            params["device"] = device
         classifier = cls(**params)
         classes = facts["classes"]
         classifier.__dict__.update(
@@ -590,8 +607,9 @@ sequence of them, default="auto"
         n_out = max(1, round(self.validation_fraction * len(rows)))
         if n_out >= len(rows):
             raise ValueError(
-                f"early_stopping=True needs at least 2 texts to hold out some, got "
-                f"{len(rows)}; pass early_stopping=False."
+                f"early_stopping=True with validation_fraction="
+                f"{self.validation_fraction!r} holds out all of {len(rows)} texts; "
+                "pass a smaller fraction, or early_stopping=False."
             )
         stratify = None
         if y.ndim == 1:
@@ -740,7 +758,9 @@ sequence of them, default="auto"
             warmup=_check_within("warmup", self.warmup, 1.0),
             weight_decay=_check_within("weight_decay", self.weight_decay, np.inf),
             max_grad_norm=max_norm,
-            label_smoothing=_check_within("label_smoothing", self.label_smoothing, 1.0),
+            label_smoothing=_check_within(
+                "label_smoothing", self.label_smoothing, 1.0, is_open=True
+            ),
             n_iter_no_change=patience if self.early_stopping else None,
             seed=self._seed(place),
         )
@@ -803,15 +823,42 @@ def _data(
     return Data([texts[i] for i in rows], targets, own.astype(np.float32))
 
 
-def _digest(texts: list[str]) -> str:
-    return hashlib.sha256(repr(texts).encode("utf-8", "surrogatepass")).hexdigest()[:32]
+def _digest(values: list[Any]) -> str:
+    content = repr(values).encode("utf-8", "surrogatepass")
+    return hashlib.sha256(content).hexdigest()[:32]
 
 
-def _check_within(name: str, value: Any, highest: float) -> float:
-    """Return value as a float if it is a number from 0 to highest, else raise."""
+def _name_of(scoring: Any) -> str:
+    """Return what names a scorer in another process too."""
+    if hasattr(scoring, "__qualname__"):  # a function: its repr has an address
+        return f"{scoring.__module__}.{scoring.__qualname__}"
+    return repr(scoring)
+
+
+def _class_weight(written: Any) -> Any:
+    """Return a class_weight as it was before `plain` made lists of mappings."""
+    if not isinstance(written, list):
+        return written
+    is_of_labels = any(isinstance(pair[0], list) for pair in written if pair)
+    if is_of_labels or [] in written:  # a mapping per label
+        return [dict(pairs) for pairs in written]
+    return dict(written)
+
+
+def _check_within(
+    name: str, value: Any, highest: float, *, is_open: bool = False
+) -> float:
+    """Return value as a float if it is a number from 0 to highest, else raise.
+
+    With `is_open` it must be below.
+    """
     if not isinstance(value, numbers.Real) or isinstance(value, (bool, np.bool_)):
         raise TypeError(f"{name} must be a number, got {value!r}.")
-    if not 0 <= float(value) <= highest or float(value) == float("inf"):
+    number = float(value)
+    is_within = 0 <= number <= highest and number < np.inf
+    if not is_within or (is_open and number == highest):
         bound = "at least 0" if highest == np.inf else f"between 0 and {highest:g}"
+        if is_open:
+            bound = f"at least 0 and below {highest:g}"
         raise ValueError(f"{name} must be {bound}, got {value!r}.")
     return float(value)

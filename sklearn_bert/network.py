@@ -443,8 +443,11 @@ def _rounded(n_tokens: int) -> int:
 
 def is_out_of_memory(error: Exception) -> bool:
     """Tell whether a pass did not fit in the memory of its device."""
-    # CUDA alone raises a class of its own; others say it in a plain RuntimeError.
-    said = ("DefaultCPUAllocator", "MPS backend out of memory")
+    # CUDA's allocator has a class of its own; others say it in a plain RuntimeError.
+    said = (
+        "DefaultCPUAllocator", "MPS backend out of memory",
+        "CUBLAS_STATUS_ALLOC_FAILED", "CUDA error: out of memory",
+    )  # fmt: skip
     return isinstance(error, torch.OutOfMemoryError) or (
         isinstance(error, RuntimeError) and any(text in str(error) for text in said)
     )

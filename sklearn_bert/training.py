@@ -8,8 +8,8 @@ killed goes on to the same weights.
 
 What a text, a label or a parameter may be is decided elsewhere, in `finetune`.
 
-Level 6 of the module map: imports `ragged` and `tuned`. Only `finetune` imports it,
-when there is something to train.
+Level 6 of the module map: imports `_validation`, `ragged` and `tuned`. Only `finetune`
+imports it, when there is something to train.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ._validation import level_outside
 from .ragged import Ragged, Spool
 from .tuned import TunedNetwork
 
@@ -176,7 +177,8 @@ class Trainer:
         keeps_states: bool = True,
         verbose: bool = False,
     ) -> None:
-        network.check_boundary(recipe.n_frozen)
+        for n_frozen in {recipe.n_frozen, *recipe.schedule(network.n_layers)}:
+            network.check_boundary(n_frozen)
         self.network = network
         self.recipe = recipe
         self.data = data
@@ -320,9 +322,18 @@ class Trainer:
                     raise ValueError(self._divergence(epoch, i)) from None
                 self._bar.update()
         self._optimizer.zero_grad(set_to_none=True)
+        if not all(bool(torch.isfinite(p).all()) for p in self.trained.values()):
+            raise ValueError(self._divergence(epoch, len(losses) - 1))  # not kept
         n_trainable = sum(p.numel() for p in self.network.trained(n_frozen).values())
         score = None if self._score is None else float(self._score())
-        if score is not None and (
+        if score is not None and math.isnan(score):
+            warnings.warn(
+                f"The score of epoch {epoch + 1} is NaN: it cannot be the best. Hold "
+                "out more texts with validation_fraction, or pass another scoring.",
+                UserWarning,
+                stacklevel=level_outside(),
+            )
+        elif score is not None and (
             self.best_epoch is None
             or score > self.history[self.best_epoch - 1]["score"]
         ):
@@ -380,13 +391,14 @@ class Trainer:
         """Update the weights by some texts; return their mean loss."""
         while True:
             self._optimizer.zero_grad(set_to_none=True)
-            batches = self.network.split(rows, self._lengths, self._batch_size)
+            loss = 0.0
             try:
-                loss = sum(self._add_gradients(part, len(rows)) for part in batches)
+                for part in self.network.split(rows, self._lengths, self._batch_size):
+                    loss += self._add_gradients(part, len(rows))
                 break
             except Exception as error:
                 self._batch_size = self.network.shrink(
-                    error, batches[0], self._lengths, self._batch_size
+                    error, part, self._lengths, self._batch_size
                 )
         for group in self._optimizer.param_groups:
             group["lr"] = group["base"] * rate
@@ -422,8 +434,8 @@ class Trainer:
         if self.network.design.dtype != "float32":
             cure += ", or dtype='float32'"
         return (
-            f"The loss or its gradient is no longer finite in step {step + 1} of epoch "
-            f"{epoch + 1}: training diverged with "
+            "The loss, its gradient or a weight is no longer finite in step "
+            f"{step + 1} of epoch {epoch + 1}: training diverged with "
             f"learning_rate={self.recipe.learning_rate:g} and "
             f"head_learning_rate={self.recipe.head_learning_rate:g}. {cure}."
         )

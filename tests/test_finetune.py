@@ -30,6 +30,7 @@ from sklearn.utils.estimator_checks import (
 from sklearn_bert import BertProbeClassifier, BertVectorizer
 from sklearn_bert.datasets import load_docstrings, make_tiny_encoder
 from sklearn_bert.finetune import BertFineTuneClassifier
+from sklearn_bert.training import Trainer
 
 TEXTS = [
     f"{adjective} {noun}"
@@ -437,6 +438,36 @@ def test_load_gives_what_was_saved(saved):
     )
 
 
+def test_load_decides_by_itself_what_may_run_and_where(saved, tmp_path):
+    _, place = saved
+    shutil.copytree(place, copy := tmp_path / "copy")
+    facts = copy / "finetune.json"
+    content = json.loads(facts.read_text())
+    content["params"] |= {"trust_remote_code": True, "device": "cuda:7"}
+    facts.write_text(json.dumps(content))
+    loaded = BertFineTuneClassifier.load(copy, device="cpu")
+    assert loaded.device == "cpu"
+    assert loaded.trust_remote_code is False
+    trusting = BertFineTuneClassifier.load(copy, device="cpu", trust_remote_code=True)
+    assert trusting.trust_remote_code is True
+
+
+@pytest.mark.parametrize(
+    "class_weight", [None, "balanced", [{0: 1.0, 1: 2.0}, {0: 1.0, 1: 3.0}, {0: 1.0}]]
+)
+def test_class_weights_of_labels_are_loaded(tiny, tmp_path, class_weight):
+    indicator = np.column_stack([BINARY, 1 - BINARY, np.arange(len(TEXTS)) % 3 == 0])
+    if isinstance(class_weight, list):
+        class_weight = [*class_weight[:2], {0: 1.0, 1: 1.5}]
+    classifier = make(tiny, class_weight=class_weight, max_iter=1)
+    classifier.fit(TEXTS, indicator.astype(int)).save(tmp_path / "saved")
+    loaded = BertFineTuneClassifier.load(tmp_path / "saved")
+    assert loaded.class_weight == class_weight
+    np.testing.assert_array_equal(
+        loaded.predict_proba(TEXTS), classifier.predict_proba(TEXTS)
+    )
+
+
 def test_nothing_that_is_saved_is_a_pickle(saved):
     _, place = saved
     files = {path.suffix for path in place.rglob("*") if path.is_file()}
@@ -598,6 +629,33 @@ def test_a_stopped_fit_goes_on_and_another_is_refused(tiny, tmp_path):
         clone(classifier).fit([*TEXTS[1:], TEXTS[0]], NAMES)
 
 
+def make_scoring():
+    def agreement(estimator, X, y):
+        return float(np.mean(estimator.predict(X) == y))
+
+    return agreement
+
+
+def test_a_scorer_of_ones_own_is_known_again(tiny, tmp_path, monkeypatch):
+    options = {"early_stopping": True, "checkpoint_dir": tmp_path, "max_iter": 1}
+    first = make(tiny, scoring=make_scoring(), **options).fit(TEXTS, NAMES)
+    monkeypatch.setattr(Trainer, "run_epoch", None)  # nothing is left to run
+    again = make(tiny, scoring=make_scoring(), **options).fit(TEXTS, NAMES)
+    np.testing.assert_array_equal(
+        again.predict_proba(TEXTS), first.predict_proba(TEXTS)
+    )
+
+
+def test_held_out_labels_are_part_of_a_run(tiny, tmp_path):
+    indicator = np.column_stack([BINARY, 1 - BINARY])
+    options = {"early_stopping": True, "checkpoint_dir": tmp_path, "max_iter": 1}
+    classifier = make(tiny, **options).fit(TEXTS, indicator)
+    _, held_out = classifier._split(indicator, None, classifier._seed(tmp_path))
+    indicator[held_out] = 1 - indicator[held_out]
+    with pytest.raises(ValueError, match=r"another run: .*held-out labels"):
+        classifier.fit(TEXTS, indicator)
+
+
 def test_without_a_seed_a_fit_goes_on_with_the_one_it_had(tiny, tmp_path):
     options = {"random_state": None, "checkpoint_dir": tmp_path}
     first = make(tiny, **options).fit(TEXTS, NAMES)
@@ -641,13 +699,14 @@ def test_without_a_seed_a_fit_goes_on_with_the_one_it_had(tiny, tmp_path):
         ({"warmup": "all"}, TypeError, "warmup must be a number"),
         ({"weight_decay": -1}, ValueError, "weight_decay must be at least 0"),
         ({"max_grad_norm": 0}, ValueError, "max_grad_norm must be finite"),
-        ({"label_smoothing": 2}, ValueError, "label_smoothing must be between 0 and 1"),
+        ({"label_smoothing": 2}, ValueError, "smoothing must be at least 0 and"),
+        ({"label_smoothing": 1.0}, ValueError, "at least 0 and below 1, got 1.0"),
         ({"early_stopping": 1}, TypeError, "early_stopping must be True or False"),
         ({"n_iter_no_change": 0}, ValueError, "n_iter_no_change must be at least 1"),
         (
             {"early_stopping": True, "validation_fraction": 1.0},
             ValueError,
-            "needs at least 2 texts",
+            r"validation_fraction=1.0 holds out all of \d+ texts; pass a smaller",
         ),
         ({"checkpoint_dir": 3}, TypeError, "checkpoint_dir must be a directory"),
         ({"checkpoint_dir": __file__}, ValueError, "checkpoint_dir=.* is a file; pass"),
