@@ -306,7 +306,7 @@ default="auto"
             with task.step("representation", None) as step:
                 vectorizer, Z = self._choose(texts, y, weights, step)
             with task.step("head") as step:
-                self.head_ = self._fit_head(Z, y, weights, task=step)
+                self.head_ = self._fit_head(Z, y, weights, in_place=True, task=step)
         self.vectorizer_ = vectorizer
         self.layers_ = vectorizer.layers_
         self.fingerprint_ = vectorizer.fingerprint_
@@ -503,7 +503,7 @@ default="auto"
                     if vectorizer._learns_from_y():  # anew, or it sees test labels
                         Z = self._learn(vectorizer, frozen, y, weights, Task(), train)
                     part = None if weights is None else weights[train]
-                    head = self._fit_head(Z[train], y[train], part)
+                    head = self._fit_head(Z[train], y[train], part, in_place=True)
                     scorer = check_scoring(head, self.scoring)
                     scores[i, j] = scorer(head, Z[test], y[test])
             if best is None or scores[i].mean() > scores[:i].mean(axis=1).max():

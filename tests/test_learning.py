@@ -326,6 +326,52 @@ def test_the_objective_is_that_of_the_best_gamma_written_text_by_text(monkeypatc
         assert function(theta)[0] == pytest.approx(min(objectives), abs=1e-5)
 
 
+def naive_mix(logits, gamma, head, intercepts, block, y, C):
+    """Return what `fit_scalar_mix` minimises, text by text in double precision."""
+    flat = block.astype(np.float64)
+    means = flat.mean(axis=0)
+    scales = np.sqrt(((flat - means) ** 2).sum(axis=(0, 3)) / (len(y) * flat.shape[3]))
+    weights = softmax(logits)
+    total = 0.0
+    for layers, label in zip(flat, y, strict=True):  # (n_poolings, n_layers, width)
+        scaled = (layers - means) / scales[:, :, np.newaxis]
+        mixed = gamma * np.einsum("l,plw->pw", weights, scaled).ravel()
+        scores = mixed @ head + intercepts
+        if len(intercepts) == 1:
+            total += np.log1p(np.exp(-scores[0] if label else scores[0]))
+        else:
+            total += np.log(np.exp(scores).sum()) - scores[label]
+    squares = 0.1 * logits @ logits + np.log(gamma) ** 2 + (head**2).sum()
+    return total / len(y) + 0.5 * squares / (C * len(y))
+
+
+@pytest.mark.parametrize(("kind", "n_outputs"), [("binary", 1), ("multiclass", 3)])
+@pytest.mark.parametrize("few_outputs", [0, 16])
+def test_the_objective_of_a_mix_is_that_written_text_by_text(
+    kind, n_outputs, few_outputs, monkeypatch
+):
+    monkeypatch.setattr(module, "_FEW_OUTPUTS", few_outputs)
+    monkeypatch.setattr(objective, "_STRETCH", 1.0)
+    monkeypatch.setattr(
+        "scipy.linalg.cholesky", lambda curvature, **_: np.eye(len(curvature))
+    )
+    values, y = informative(kind, n_texts=30)
+    block = np.concatenate([values, 3 * values[::-1] + 1], axis=1)
+    y = np.unique(y, return_inverse=True)[1]
+    function, start = captured(monkeypatch, lambda: fit_scalar_mix(block, y, C=0.5))
+    n_layers = block.shape[2]
+    rng = np.random.default_rng(2)
+    for _ in range(3):
+        theta = rng.normal(size=start.shape, scale=0.3)
+        logits, head, intercepts = np.split(theta, [n_layers, len(theta) - n_outputs])
+        head = head.reshape(-1, n_outputs)  # its product with gamma
+        expected = min(
+            naive_mix(logits, gamma, head / gamma, intercepts, block, y, 0.5)
+            for gamma in np.geomspace(0.5, 5, 400)
+        )
+        assert function(theta)[0] == pytest.approx(expected, abs=2e-5)
+
+
 def test_scaling_a_layer_or_a_feature_changes_nothing():
     rows, y, _ = marked(n_texts=200, n_layers=2)
     one = Ragged.end_to_end(rows.values[:, 1:], rows.counts)

@@ -4,6 +4,7 @@ import pickle
 import shutil
 from collections import Counter
 
+import joblib
 import numpy as np
 import pytest
 import sklearn
@@ -120,13 +121,17 @@ def test_the_linear_head_is_logistic_regression(tiny, y, options):
     np.testing.assert_array_equal(probe.classes_, plain.classes_)
 
 
-def test_standardized_it_is_the_pipeline_with_a_scaler(tiny):
-    probe = BertProbeClassifier(tiny, C=0.1).fit(TEXTS, NAMES)
+@pytest.mark.parametrize("y", [BINARY, NAMES], ids=["binary", "three classes"])
+def test_standardized_it_is_the_pipeline_with_a_scaler(tiny, y):
+    probe = BertProbeClassifier(tiny, C=0.1).fit(TEXTS, y)
     pipeline = make_pipeline(
         BertVectorizer(tiny), StandardScaler(), LogisticRegression(C=0.1, max_iter=1000)
-    ).fit(TEXTS, NAMES)
+    ).fit(TEXTS, y)
+    np.testing.assert_allclose(probe.head_[-1].coef_, pipeline[-1].coef_, atol=1e-3)
+    others = [f"{text}, they say" for text in TEXTS]
+    np.testing.assert_array_equal(probe.predict(others), pipeline.predict(others))
     np.testing.assert_allclose(
-        probe.predict_proba(TEXTS), pipeline.predict_proba(TEXTS), atol=1e-5
+        probe.predict_proba(others), pipeline.predict_proba(others), atol=1e-5
     )
 
 
@@ -328,13 +333,23 @@ def test_any_classifier_can_be_the_head(tiny):
         lambda probe: CalibratedClassifierCV(probe, cv=2),
         lambda probe: OneVsRestClassifier(probe),
         lambda probe: VotingClassifier([("a", probe), ("b", clone(probe))]),
+        lambda probe: VotingClassifier([("a", probe), ("b", probe)], voting="soft"),
         lambda probe: StackingClassifier([("a", probe)], cv=2),
     ],
-    ids=["calibrated", "one vs rest", "voting", "stacking"],
+    ids=["calibrated", "one vs rest", "voting", "soft voting", "stacking"],
 )
 def test_it_works_inside_other_classifiers(tiny, tmp_path, wrap):
-    probe = BertProbeClassifier(tiny, layer="mix", C=1.0, memory=tmp_path)
-    assert wrap(probe).fit(TEXTS, NAMES).score(TEXTS, NAMES) > 0.6
+    mix = BertProbeClassifier(tiny, layer="mix", C=1.0, memory=tmp_path)
+    assert wrap(mix).fit(TEXTS, NAMES).score(TEXTS, NAMES) > 0.6
+    probe = BertProbeClassifier(tiny, layer=1, C=1.0, memory=tmp_path)
+    same = make_pipeline(
+        BertVectorizer(tiny, layer=1, memory=tmp_path), StandardScaler(),
+        LogisticRegression(C=1.0, max_iter=1000),
+    )  # fmt: skip
+    np.testing.assert_array_equal(
+        wrap(probe).fit(TEXTS, NAMES).predict(TEXTS),
+        wrap(same).fit(TEXTS, NAMES).predict(TEXTS),
+    )
 
 
 # Persistence and errors
@@ -349,14 +364,44 @@ def test_a_pickle_is_small_and_predicts_the_same(tiny):
     )
 
 
-def test_another_encoder_under_the_same_name_is_refused(tmp_path):
+@pytest.mark.parametrize("n_classes", [2, 50])
+def test_a_pickle_holds_the_head_and_a_few_kilobytes(tmp_path, n_classes):
+    wide = make_tiny_encoder(tmp_path / "wide", width=384)  # as the default model's
+    texts = [f"word {i} of film" for i in range(100)]
+    probe = BertProbeClassifier(wide, max_iter=10_000)
+    probe.fit(texts, np.arange(100) % n_classes)
+    of_head = probe.head_[-1].coef_.nbytes
+    assert of_head <= len(pickle.dumps(probe)) < of_head + 25_000
+
+
+def joblib_copy(probe, place):
+    joblib.dump(probe, place / "probe.joblib")
+    return joblib.load(place / "probe.joblib")
+
+
+def skops_copy(probe, place):
+    io = pytest.importorskip("skops.io")
+    content = io.dumps(probe)
+    return io.loads(content, trusted=io.get_untrusted_types(data=content))
+
+
+@pytest.mark.parametrize(
+    "copied",
+    [lambda probe, _: pickle.loads(pickle.dumps(probe)), joblib_copy, skops_copy],
+    ids=["pickle", "joblib", "skops"],
+)
+def test_a_copy_predicts_the_same_and_refuses_another_encoder(tmp_path, copied):
     place = tmp_path / "encoder"
     make_tiny_encoder(place)
-    stored = pickle.dumps(BertProbeClassifier(str(place)).fit(TEXTS, NAMES))
+    probe = BertProbeClassifier(str(place)).fit(TEXTS, NAMES)
+    other = copied(probe, tmp_path)
+    np.testing.assert_array_equal(
+        other.predict_proba(TEXTS), probe.predict_proba(TEXTS)
+    )
     shutil.rmtree(place)
     make_tiny_encoder(place, seed=1)
     with pytest.raises(ValueError, match=r"files of model=.* changed since fit"):
-        pickle.loads(stored).predict(TEXTS)
+        other.predict(TEXTS)
 
 
 def test_memory_may_be_set_after_fit_but_no_parameter_that_decides(tiny, tmp_path):
