@@ -219,6 +219,15 @@ def test_encode_writes_what_the_vectorizer_gives(tiny, labelled, capsys):
     np.testing.assert_allclose(np.load("a.npy"), expected, atol=2e-6)
 
 
+def test_encode_reads_standard_input(tiny, labelled, monkeypatch):
+    given = ["--text", "note", "--model", tiny, "--quiet", "--format", "npy"]
+    assert main(["encode", "notes.csv", *given, "--out", "file.npy"]) == 0
+    content = (labelled / "notes.csv").read_bytes()
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+    assert main(["encode", "-", *given, "--out", "piped.npy"]) == 0
+    np.testing.assert_array_equal(np.load("piped.npy"), np.load("file.npy"))
+
+
 def test_encode_takes_several_files_and_goes_on(tiny, labelled, capsys, work):
     lines = (labelled / "notes.csv").read_text().splitlines(keepends=True)
     (labelled / "1.csv").write_text("".join(lines[:31]))

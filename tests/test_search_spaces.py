@@ -11,6 +11,7 @@ from sklearn.model_selection import (
     GridSearchCV,
     ParameterGrid,
     ParameterSampler,
+    RandomizedSearchCV,
     StratifiedShuffleSplit,
 )
 from sklearn.pipeline import Pipeline
@@ -156,6 +157,19 @@ def test_a_grid_search_encodes_each_text_once(pipeline, work, size):
     search = GridSearchCV(pipeline, grid, cv=ONE_SPLIT, error_score="raise")
     search.fit(TEXTS, LABELS)
     assert len(search.cv_results_["params"]) == len(ParameterGrid(grid))
+    assert work().n_texts == len(set(TEXTS))
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_randomized_search_encodes_each_text_once(pipeline, work, size):
+    space = spaces.random_space(pipeline, size=size)
+    search = RandomizedSearchCV(
+        pipeline, space, n_iter=12, cv=ONE_SPLIT, random_state=0, error_score="raise"
+    )
+    search.fit(TEXTS, LABELS)
+    drawn = search.cv_results_["params"]
+    assert len({str(params) for params in drawn}) == 12
+    assert len({params["clf__C"] for params in drawn}) > 6
     assert work().n_texts == len(set(TEXTS))
 
 
