@@ -41,7 +41,7 @@ class _Measured(NamedTuple):
 
 
 _MEASURED = {
-    DEFAULT_MODEL: _Measured(6, 256, 122, 12 * 325, 32_000),
+    DEFAULT_MODEL: _Measured(6, 256, 102, 12 * 325, 32_000),
     "google-bert/bert-base-uncased": _Measured(12, 512, 21, 21 * 34, 120_000),
 }
 

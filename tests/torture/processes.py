@@ -283,6 +283,45 @@ def kill_encoders(model, memory, expected_file, n_kills):
     tell({"stored_at_kills": n_stored, **store.info()})
 
 
+def kill_trainings(model, place, n_kills):
+    """Kill fits at random moments, go on where each stopped, compare the ends."""
+    from sklearn_bert import BertFineTuneClassifier
+
+    texts, y = TEXTS[:48], np.arange(48) % 2
+    draw, checkpoint = random.Random(0), Path(place) / "checkpoint"
+    wholes, found = Path(place) / "whole.npy", Path(place) / "found.npy"
+
+    def fit(file, **given):
+        options = {
+            "random_state": 0, "max_iter": 6, "texts_per_step": 8, "max_length": 16,
+            "unfreezing": "gradual", "early_stopping": True, "n_iter_no_change": 6,
+        }  # fmt: skip
+        classifier = BertFineTuneClassifier(model, **options, **given)
+        np.save(file, classifier.fit(texts, y).predict_proba(texts))
+
+    begun = time.monotonic()
+    assert _ended_well(_fork(lambda: fit(wholes)))
+    seconds = time.monotonic() - begun
+    n_files, n_done = [], 0
+    for _ in range(int(n_kills)):
+        victim = _fork(lambda: fit(found, checkpoint_dir=checkpoint))
+        time.sleep(draw.uniform(0.0, seconds))
+        os.kill(victim, signal.SIGKILL)
+        os.waitpid(victim, 0)
+        files = list(checkpoint.glob("*")) if checkpoint.exists() else []
+        n_files.append(len(files))
+        if found.exists():  # it was done before: begin anew
+            np.testing.assert_array_equal(np.load(found), np.load(wholes))
+            n_done += 1
+            found.unlink()
+            shutil.rmtree(checkpoint)
+    assert _ended_well(_fork(lambda: fit(found, checkpoint_dir=checkpoint)))
+    np.testing.assert_array_equal(np.load(found), np.load(wholes))
+    left = sorted(path.suffix for path in checkpoint.iterdir())
+    assert left == [".safetensors"], left
+    tell({"most_files": max(n_files), "runs_ended": n_done + 1})
+
+
 def inject(model, memory, expected_file, kind, step):
     """Fail at each file operation below memory in turn; print how many there are."""
     bench = Bench(model, memory, expected_file)

@@ -70,6 +70,14 @@ def test_texts_outlive_killed_encoders(
     figures({"encoders_killed": n_kills, "features_wrong_or_lost": 0})
 
 
+@pytest.mark.slow
+def test_trainings_outlive_their_kills(result_of, tiny, tmp_path, scale, figures):
+    n_kills = scale(6, 100)
+    counts = result_of("kill_trainings", tiny, tmp_path, n_kills)
+    assert counts["most_files"] <= 2  # a checkpoint, and one half written
+    figures({"fits_killed": n_kills, **counts, "other_weights_than_uninterrupted": 0})
+
+
 @pytest.mark.parametrize("seconds", [2 * 3600, A_DAY, 30 * 365 * A_DAY])
 def test_what_is_dated_ahead_is_swept_like_what_is_old(tmp_path, seconds):
     store = FeatureStore(tmp_path, rows.SPACE)
