@@ -253,6 +253,8 @@ def weigh(
         weights = weights * sample_weight
     if not weights.sum() > 0:
         raise ValueError("sample_weight must not be zero for every text.")
+    if y.ndim == 1:
+        check_several_classes(y[weights != 0], "A fit without the texts of weight 0")
     return np.asarray(weights, dtype=np.float64)
 
 

@@ -446,8 +446,13 @@ class Trainer:
         device = self.network.device
         devices = [device] if device.type == "cuda" else []
         seed = np.random.SeedSequence([self.recipe.seed, epoch]).generate_state(1)
-        with torch.random.fork_rng(devices):
-            torch.manual_seed(int(seed[0]))
+        with torch.random.fork_rng(devices):  # not of other devices
+            torch.default_generator.manual_seed(int(seed[0]))
+            if device.type == "cuda":
+                with torch.cuda.device(device):
+                    torch.cuda.manual_seed(int(seed[0]))
+            elif device.type == "mps":
+                torch.mps.manual_seed(int(seed[0]))
             yield
 
     def _progress(self, verbose: bool) -> Any:
@@ -482,14 +487,25 @@ class Trainer:
         }
         place = self._place / _CHECKPOINT
         temporary = place.with_name(f"{_CHECKPOINT}.{uuid.uuid4().hex}.tmp")
-        save_file(
-            {k: t.cpu().contiguous() for k, t in tensors.items()},
-            temporary,
-            metadata={"sklearn_bert": json.dumps(facts)},
-        )
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, place)
+        try:
+            save_file(
+                {k: t.cpu().contiguous() for k, t in tensors.items()},
+                temporary,
+                metadata={"sklearn_bert": json.dumps(facts)},
+            )
+            with open(temporary, "rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, place)
+        except (OSError, SafetensorError) as error:  # a full disk, most often
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            warnings.warn(
+                f"The checkpoint of epoch {len(self.history)} was not written to "
+                f"{self._place}: {error}. Training goes on; a run that is stopped now "
+                "begins again at the checkpoint before it, if there is one.",
+                UserWarning,
+                stacklevel=level_outside(),
+            )
 
     def _resume(self) -> bool:
         """Go on from the checkpoint, if there is one; return whether there was."""

@@ -73,6 +73,8 @@ def known(estimator):
         NumericBertProbeClassifier(batch_size=1, overflow="chunk"),
         NumericBertProbeClassifier(batch_size=1, overflow="chunk", layer="mix"),
         NumericBertProbeClassifier(batch_size=1, overflow="chunk", layer="cv", cv=2),
+        NumericBertProbeClassifier(batch_size=1, overflow="chunk", head="mlp"),
+        NumericBertProbeClassifier(batch_size=1, pooling="learned_attention"),
     ],
     expected_failed_checks=known,
 )
@@ -350,6 +352,13 @@ def test_it_works_inside_other_classifiers(tiny, tmp_path, wrap):
         wrap(probe).fit(TEXTS, NAMES).predict(TEXTS),
         wrap(same).fit(TEXTS, NAMES).predict(TEXTS),
     )
+
+
+@pytest.mark.parametrize("head", ["linear", "mlp"])
+def test_weights_that_leave_one_class_are_refused(tiny, head):
+    probe = BertProbeClassifier(tiny, head=head)
+    with pytest.raises(ValueError, match=r"of weight 0 needs at least two classes"):
+        probe.fit(TEXTS, BINARY, sample_weight=BINARY)
 
 
 # Persistence and errors

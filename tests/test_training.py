@@ -1,5 +1,6 @@
 """What trains, what stays, and that a step is the step one would write by hand."""
 
+import errno
 import json
 import math
 import os
@@ -539,6 +540,27 @@ def test_weights_that_the_last_step_broke_are_not_kept(plain, tmp_path):
     with pytest.raises(ValueError, match=r"a weight is no longer finite in step 1 of"):
         train(plain, checkpoint_dir=tmp_path, learning_rate=1e38, **options)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_costs_the_checkpoint_and_not_the_run(plain, tmp_path, monkeypatch):
+    expected = weights_of(train(plain).network)
+    replace_file = os.replace
+    calls = []
+
+    def full(*paths):
+        calls.append(paths)
+        if len(calls) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        replace_file(*paths)
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.warns(UserWarning, match=r"of epoch 2 was not written .* No space"):
+        trainer = train(plain, checkpoint_dir=tmp_path)
+    assert_same_weights(weights_of(trainer.network), expected)
+    assert [path.suffix for path in tmp_path.iterdir()] == [".safetensors"]
+    again = Trainer(network_of(plain), RECIPE, DATA, checkpoint_dir=tmp_path)
+    with closing(again):
+        assert len(again.history) == 1
 
 
 def test_a_score_of_nan_is_never_the_best(plain):
