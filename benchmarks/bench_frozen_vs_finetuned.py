@@ -59,7 +59,7 @@ PLAN = {
     ],
     "subjectivity": [
         (50, 3, CONTENDERS), (200, 3, CONTENDERS), (800, 2, CONTENDERS),
-        (2000, 1, CONTENDERS), (8000, 1, CONTENDERS),
+        (2000, 1, CONTENDERS),
     ],
     "intents": [
         (150, 3, CONTENDERS), (450, 3, CONTENDERS), (1500, 2, CONTENDERS),

@@ -32,6 +32,7 @@ __all__ = [
     "check_words",
     "is_integer",
     "level_outside",
+    "what_was_meant",
 ]
 
 _ONE_COLUMN = (
@@ -188,7 +189,7 @@ def check_labels(y: Any) -> np.ndarray:
     Returns
     -------
     ndarray
-        Text as ``str`` whatever type of text it was.
+        NumPy's StringDType as ``str``.
 
     Raises
     ------
@@ -327,8 +328,10 @@ def _only_column(X: Any) -> Any:
 
 
 def _is_missing(value: Any) -> bool:
-    """Whether value is None, a NaN of any kind, ``pd.NA`` or ``pd.NaT``."""
-    if value is None or type(value).__name__ in ("NAType", "NaTType"):
+    """Whether value is None, a NaN of any kind, masked, ``pd.NA`` or ``pd.NaT``."""
+    if value is None or value is np.ma.masked:
+        return True
+    if type(value).__name__ in ("NAType", "NaTType"):
         return True
     return isinstance(value, (numbers.Real, np.datetime64)) and bool(value != value)
 

@@ -323,7 +323,7 @@ class _Run:
 
     def _keys(self, which: Indices, *, is_cut: bool) -> Keys:
         if not len(which):  # most often nothing is cut, and no key of it is made
-            return np.empty(0, dtype="S16")
+            return keys_of([], "")
         return (self.cut_keys if is_cut else self.whole_keys)[which]
 
     def __iter__(self) -> Iterator[tuple[Indices, NDArray[np.int32], Block | None]]:

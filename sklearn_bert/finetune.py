@@ -21,6 +21,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from types import CodeType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -187,7 +188,8 @@ sequence of them, default="auto"
     n_bytes_ : int
         Size of the trained weights, which a pickle carries if `weights_in_pickle`.
     best_epoch_ : int
-        Epoch whose weights were kept; only with `early_stopping`.
+        Epoch whose weights were kept; only with `early_stopping`, and if a score was a
+        number.
     n_layers_, width_ : int
         Number of blocks, size of a token state.
     pooling_ : tuple of str
@@ -495,15 +497,23 @@ sequence of them, default="auto"
         Raises
         ------
         ValueError
-            `directory` holds no saved classifier, or its files changed since `save`.
+            `directory` holds no saved classifier, its files changed since `save`, or it
+            needs code of its own and `trust_remote_code` is False.
         """
         facts, trained = read(directory)
         params = facts["params"]
         params["class_weight"] = _class_weight(params["class_weight"])
+        has_code = params["trust_remote_code"] and any(Path(directory).rglob("*.py"))
+        if has_code and not trust_remote_code:
+            raise ValueError(
+                f"directory={os.fspath(directory)!r} was saved with code of its own. "
+                "Read it, then pass trust_remote_code=True to run it."
+            )
         params["trust_remote_code"] = check_bool("trust_remote_code", trust_remote_code)
         if device is not None:
             params["device"] = device
         classifier = cls(**params)
+        classifier._check_device()
         classes = facts["classes"]
         classifier.__dict__.update(
             facts["fitted"],
@@ -606,10 +616,11 @@ sequence of them, default="auto"
             return rows, rows[:0]
         n_out = max(1, round(self.validation_fraction * len(rows)))
         if n_out >= len(rows):
+            smaller = "a smaller fraction, or " if len(rows) > 1 else ""
             raise ValueError(
                 f"early_stopping=True with validation_fraction="
                 f"{self.validation_fraction!r} holds out all of {len(rows)} texts; "
-                "pass a smaller fraction, or early_stopping=False."
+                f"pass {smaller}early_stopping=False."
             )
         stratify = None
         if y.ndim == 1:
@@ -829,10 +840,25 @@ def _digest(values: list[Any]) -> str:
 
 
 def _name_of(scoring: Any) -> str:
-    """Return what names a scorer in another process too."""
-    if hasattr(scoring, "__qualname__"):  # a function: its repr has an address
-        return f"{scoring.__module__}.{scoring.__qualname__}"
-    return repr(scoring)
+    """Return what names a scorer in another process too, and no other scorer."""
+    if isinstance(scoring, functools.partial):
+        return f"{_name_of(scoring.func)} of {scoring.args} {scoring.keywords}"
+    if hasattr(scoring, "_score_func"):  # what make_scorer returns
+        return f"{scoring!r} of {_name_of(scoring._score_func)}"
+    if not hasattr(scoring, "__code__"):
+        return repr(scoring)
+    # Of a function, whose repr has an address: what it does and what it closes over.
+    cells = [repr(cell.cell_contents) for cell in scoring.__closure__ or ()]
+    does = _digest([*_instructions(scoring.__code__), scoring.__defaults__, cells])
+    return f"{scoring.__module__}.{scoring.__qualname__} {does}"
+
+
+def _instructions(code: CodeType) -> list[Any]:
+    constants = [
+        _instructions(value) if isinstance(value, CodeType) else value
+        for value in code.co_consts
+    ]
+    return [code.co_code, code.co_names, constants]
 
 
 def _class_weight(written: Any) -> Any:

@@ -487,7 +487,11 @@ default="auto"
         task: Task,
     ) -> tuple[BertVectorizer, np.ndarray]:
         """Score every layer on the same folds and return the best one's features."""
-        folds = list(check_cv(self.cv, y, classifier=True).split(texts, y))
+        rows = np.arange(len(y))  # folds may be slices, of which a part is a view
+        folds = [
+            (rows[train], rows[test])
+            for train, test in check_cv(self.cv, y, classifier=True).split(texts, y)
+        ]
         every = self._by_layer(texts, layers)
         scores = np.empty((len(layers), len(folds)))
         best: tuple[BertVectorizer, Any, np.ndarray] | None = None

@@ -177,7 +177,8 @@ class Trainer:
         keeps_states: bool = True,
         verbose: bool = False,
     ) -> None:
-        for n_frozen in {recipe.n_frozen, *recipe.schedule(network.n_layers)}:
+        self.schedule = recipe.schedule(network.n_layers)
+        for n_frozen in {recipe.n_frozen, *self.schedule}:
             network.check_boundary(n_frozen)
         self.network = network
         self.recipe = recipe
@@ -187,7 +188,6 @@ class Trainer:
         self._best: dict[str, Tensor] = {}
         self._batch_size = batch_size
         self._score = score
-        self.schedule = recipe.schedule(network.n_layers)
         self._n_steps = math.ceil(len(data.texts) / recipe.texts_per_step)
         self.trained = network.trained(recipe.n_frozen)
         self._optimizer = self._make_optimizer()
@@ -299,11 +299,7 @@ class Trainer:
     def is_done(self) -> bool:
         """Whether the last epoch was run, or scores have stopped getting better."""
         n_done, patience = len(self.history), self.recipe.n_iter_no_change
-        is_stuck = (
-            patience is not None
-            and self.best_epoch is not None
-            and n_done - self.best_epoch >= patience
-        )
+        is_stuck = patience is not None and n_done - (self.best_epoch or 0) >= patience
         return n_done >= self.recipe.max_iter or is_stuck
 
     def run_epoch(self) -> None:
@@ -327,12 +323,7 @@ class Trainer:
         n_trainable = sum(p.numel() for p in self.network.trained(n_frozen).values())
         score = None if self._score is None else float(self._score())
         if score is not None and math.isnan(score):
-            warnings.warn(
-                f"The score of epoch {epoch + 1} is NaN: it cannot be the best. Hold "
-                "out more texts with validation_fraction, or pass another scoring.",
-                UserWarning,
-                stacklevel=level_outside(),
-            )
+            self._warn_of_nan(epoch)
         elif score is not None and (
             self.best_epoch is None
             or score > self.history[self.best_epoch - 1]["score"]
@@ -352,6 +343,17 @@ class Trainer:
         )
         self._bar.set_postfix(loss=self.history[-1]["loss"], score=score)
         self._save()
+
+    def _warn_of_nan(self, epoch: int) -> None:
+        if any(math.isnan(done["score"]) for done in self.history):
+            return  # it was said
+        warnings.warn(
+            f"The score of epoch {epoch + 1} is NaN, and such an epoch is never the "
+            "best. Hold out more texts with validation_fraction, or pass another "
+            "scoring.",
+            UserWarning,
+            stacklevel=level_outside(),
+        )
 
     def finish(self) -> None:
         """Go back to the weights of the best epoch, where epochs were scored."""
@@ -485,20 +487,19 @@ class Trainer:
             "best_epoch": self.best_epoch,
             "scaler": self._scaler.state_dict(),
         }
-        place = self._place / _CHECKPOINT
-        temporary = place.with_name(f"{_CHECKPOINT}.{uuid.uuid4().hex}.tmp")
+        # In a directory of its own, as safetensors puts files beside what it writes.
+        aside = self._place / f"{_CHECKPOINT}.{uuid.uuid4().hex}.tmp"
         try:
+            aside.mkdir()
             save_file(
                 {k: t.cpu().contiguous() for k, t in tensors.items()},
-                temporary,
+                aside / _CHECKPOINT,
                 metadata={"sklearn_bert": json.dumps(facts)},
             )
-            with open(temporary, "rb+") as file:
+            with open(aside / _CHECKPOINT, "rb+") as file:
                 os.fsync(file.fileno())
-            os.replace(temporary, place)
+            os.replace(aside / _CHECKPOINT, self._place / _CHECKPOINT)
         except (OSError, SafetensorError) as error:  # a full disk, most often
-            with contextlib.suppress(OSError):
-                temporary.unlink()
             warnings.warn(
                 f"The checkpoint of epoch {len(self.history)} was not written to "
                 f"{self._place}: {error}. Training goes on; a run that is stopped now "
@@ -506,6 +507,8 @@ class Trainer:
                 UserWarning,
                 stacklevel=level_outside(),
             )
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
 
     def _resume(self) -> bool:
         """Go on from the checkpoint, if there is one; return whether there was."""
@@ -513,7 +516,7 @@ class Trainer:
             return False
         self._place.mkdir(parents=True, exist_ok=True)
         for leftover in self._place.glob(f"{_CHECKPOINT}.*.tmp"):
-            leftover.unlink(missing_ok=True)  # of a run that was killed
+            shutil.rmtree(leftover, ignore_errors=True)  # of a run that was killed
         place = self._place / _CHECKPOINT
         if not place.is_file():
             return False

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import warnings
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ from sklearn.utils.estimator_checks import (
     parametrize_with_checks,
 )
 
-from sklearn_bert import BertProbeClassifier, BertVectorizer
+from sklearn_bert import BertProbeClassifier, BertVectorizer, finetune
 from sklearn_bert.datasets import load_docstrings, make_tiny_encoder
 from sklearn_bert.finetune import BertFineTuneClassifier
 from sklearn_bert.training import Trainer
@@ -450,6 +451,11 @@ def test_load_decides_by_itself_what_may_run_and_where(saved, tmp_path):
     assert loaded.trust_remote_code is False
     trusting = BertFineTuneClassifier.load(copy, device="cpu", trust_remote_code=True)
     assert trusting.trust_remote_code is True
+    (copy / "modeling.py").write_text("")
+    with pytest.raises(ValueError, match=r"saved with code of its own. Read it, then"):
+        BertFineTuneClassifier.load(copy, device="cpu")
+    with pytest.raises(ValueError, match="device must be"):
+        BertFineTuneClassifier.load(place, device=3)
 
 
 @pytest.mark.parametrize(
@@ -629,9 +635,9 @@ def test_a_stopped_fit_goes_on_and_another_is_refused(tiny, tmp_path):
         clone(classifier).fit([*TEXTS[1:], TEXTS[0]], NAMES)
 
 
-def make_scoring():
+def make_scoring(sign=1.0):
     def agreement(estimator, X, y):
-        return float(np.mean(estimator.predict(X) == y))
+        return sign * float(np.mean(estimator.predict(X) == y))
 
     return agreement
 
@@ -644,6 +650,26 @@ def test_a_scorer_of_ones_own_is_known_again(tiny, tmp_path, monkeypatch):
     np.testing.assert_array_equal(
         again.predict_proba(TEXTS), first.predict_proba(TEXTS)
     )
+
+
+def one_scoring(y, found):
+    return float(np.mean(y == found))
+
+
+@pytest.mark.parametrize(
+    ("scoring", "other"),
+    [
+        (make_scoring(), make_scoring(-1.0)),
+        (lambda e, X, y: e.score(X, y), lambda e, X, y: -e.score(X, y)),
+        (make_scorer(lambda y, f: 1.0), make_scorer(lambda y, f: 2.0)),
+        (partial(make_scoring, 1.0), partial(make_scoring, 2.0)),
+        ("accuracy", "f1_macro"), (make_scorer(one_scoring), "accuracy"),
+    ],
+)  # fmt: skip
+def test_scorers_have_the_same_name_only_if_they_are_the_same(scoring, other):
+    assert finetune._name_of(scoring) == finetune._name_of(scoring)
+    assert finetune._name_of(scoring) != finetune._name_of(other)
+    assert " at 0x" not in finetune._name_of(scoring)
 
 
 def test_held_out_labels_are_part_of_a_run(tiny, tmp_path):

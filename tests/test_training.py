@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from checkpoints import ARCHITECTURES, build_checkpoint
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoTokenizer
 
@@ -561,6 +562,32 @@ def test_a_full_disk_costs_the_checkpoint_and_not_the_run(plain, tmp_path, monke
     again = Trainer(network_of(plain), RECIPE, DATA, checkpoint_dir=tmp_path)
     with closing(again):
         assert len(again.history) == 1
+
+
+def test_what_safetensors_cannot_write_is_a_warning_too(plain, tmp_path, monkeypatch):
+    def full(*given, **options):
+        raise SafetensorError("Error while serializing: No space left on device")
+
+    monkeypatch.setattr(training, "save_file", full)
+    with pytest.warns(UserWarning, match=r"of epoch 1 was not written .* No space"):
+        train(plain, checkpoint_dir=tmp_path, max_iter=1)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_a_killed_save_left_is_swept(plain, tmp_path):
+    aside = tmp_path / "checkpoint.safetensors.0a1b.tmp"
+    aside.mkdir()
+    (aside / ".tmpAbCdEf").write_bytes(b"half")  # as safetensors names them
+    train(plain, checkpoint_dir=tmp_path, max_iter=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.safetensors"]
+
+
+def test_scores_that_are_all_nan_stop_as_if_none_got_better(plain):
+    with pytest.warns(UserWarning, match=r"score of epoch 1 is NaN") as caught:
+        trainer = train(plain, max_iter=5, n_iter_no_change=2, score=lambda: math.nan)
+    assert len(trainer.history) == 2
+    assert len(caught) == 1
+    assert trainer.best_epoch is None
 
 
 def test_a_score_of_nan_is_never_the_best(plain):

@@ -297,17 +297,22 @@ def kill_trainings(model, place, n_kills):
             "unfreezing": "gradual", "early_stopping": True, "n_iter_no_change": 6,
         }  # fmt: skip
         classifier = BertFineTuneClassifier(model, **options, **given)
-        np.save(file, classifier.fit(texts, y).predict_proba(texts))
+        answers = classifier.fit(texts, y).predict_proba(texts)
+        np.save(file.with_name("aside.npy"), answers)
+        os.replace(file.with_name("aside.npy"), file)
 
     begun = time.monotonic()
     assert _ended_well(_fork(lambda: fit(wholes)))
     seconds = time.monotonic() - begun
-    n_files, n_done = [], 0
-    for _ in range(int(n_kills)):
+    n_files, n_done, n_kept = [], 0, 0
+    for i in range(int(n_kills)):
         victim = _fork(lambda: fit(found, checkpoint_dir=checkpoint))
-        time.sleep(draw.uniform(0.0, seconds))
+        while i % 3 and not list(checkpoint.glob("*.safetensors")):
+            time.sleep(0.01)
+        time.sleep(draw.uniform(0.0, seconds / 2))
         os.kill(victim, signal.SIGKILL)
         os.waitpid(victim, 0)
+        n_kept += bool(list(checkpoint.glob("*.safetensors")))
         files = list(checkpoint.glob("*")) if checkpoint.exists() else []
         n_files.append(len(files))
         if found.exists():  # it was done before: begin anew
@@ -319,7 +324,8 @@ def kill_trainings(model, place, n_kills):
     np.testing.assert_array_equal(np.load(found), np.load(wholes))
     left = sorted(path.suffix for path in checkpoint.iterdir())
     assert left == [".safetensors"], left
-    tell({"most_files": max(n_files), "runs_ended": n_done + 1})
+    counts = {"most_files": max(n_files), "runs_ended": n_done + 1}
+    tell(counts | {"kills_with_a_checkpoint": n_kept})
 
 
 def inject(model, memory, expected_file, kind, step):

@@ -75,6 +75,7 @@ def test_trainings_outlive_their_kills(result_of, tiny, tmp_path, scale, figures
     n_kills = scale(6, 100)
     counts = result_of("kill_trainings", tiny, tmp_path, n_kills)
     assert counts["most_files"] <= 2  # a checkpoint, and one half written
+    assert counts["kills_with_a_checkpoint"] >= n_kills // 2
     figures({"fits_killed": n_kills, **counts, "other_weights_than_uninterrupted": 0})
 
 
