@@ -197,12 +197,11 @@ def check_labels(y: Any) -> np.ndarray:
         A label is None, NaN, ``pd.NA``, masked or infinite; the message names the row.
     """
     if np.ma.isMaskedArray(y) and np.ma.getmaskarray(y).any():
-        masked = np.argwhere(np.ma.getmaskarray(y))[0].tolist()
-        _check_none_missing([None], (masked or [0])[0])
+        y = np.atleast_1d(y).tolist()  # None where masked
     if isinstance(y, (list, tuple)):  # NumPy would make NaN beside text the class "nan"
         for i, row in enumerate(y):
-            if np.ma.isMaskedArray(row) and np.ma.getmaskarray(row).any():
-                row = [None]
+            if np.ma.isMaskedArray(row):
+                row = row.tolist()
             _check_none_missing(row if isinstance(row, (list, tuple)) else [row], i)
     y = np.asarray(y.toarray() if hasattr(y, "toarray") else y)
     if y.dtype.kind == "f" and not np.isfinite(y).all():

@@ -883,8 +883,11 @@ def _check_within(
     number = float(value)
     is_within = 0 <= number <= highest and number < np.inf
     if not is_within or (is_open and number == highest):
-        bound = "at least 0" if highest == np.inf else f"between 0 and {highest:g}"
         if is_open:
             bound = f"at least 0 and below {highest:g}"
+        elif highest == np.inf:
+            bound = "at least 0"
+        else:
+            bound = f"between 0 and {highest:g}"
         raise ValueError(f"{name} must be {bound}, got {value!r}.")
-    return float(value)
+    return number

@@ -8,6 +8,7 @@ import joblib
 import numpy as np
 import pytest
 import sklearn
+from copies import skops_copy
 from numeric import (
     SpellsNumbers,
     numeric_encoder,  # noqa: F401 - a fixture that works by being there
@@ -402,15 +403,13 @@ def joblib_copy(probe, place):
     return joblib.load(place / "probe.joblib")
 
 
-def skops_copy(probe, place):
-    io = pytest.importorskip("skops.io")
-    content = io.dumps(probe)
-    return io.loads(content, trusted=io.get_untrusted_types(data=content))
-
-
 @pytest.mark.parametrize(
     "copied",
-    [lambda probe, _: pickle.loads(pickle.dumps(probe)), joblib_copy, skops_copy],
+    [
+        lambda probe, _: pickle.loads(pickle.dumps(probe)),
+        joblib_copy,
+        lambda probe, _: skops_copy(probe),
+    ],
     ids=["pickle", "joblib", "skops"],
 )
 def test_a_copy_predicts_the_same_and_refuses_another_encoder(tmp_path, copied):

@@ -480,17 +480,23 @@ def test_a_pooler_without_weights_is_not_saved_as_if_it_had_any(tmp_path):
 # What does not fit, or goes wrong
 
 
-def test_out_of_memory_halves_the_batch_and_adds_up(gradients, monkeypatch):
-    expected, loss = gradients(max_grad_norm=None)
+def limit_batches(monkeypatch, most):
+    """Let no batch of more texts fit; return the list of those that are tried."""
     scores, sizes = TunedNetwork.scores, []
 
     def limited(self, pieces, given=None):
         sizes.append(len(pieces))
-        if len(pieces) > 3:
+        if len(pieces) > most:
             raise torch.OutOfMemoryError("of a device")
         return scores(self, pieces, given)
 
     monkeypatch.setattr(TunedNetwork, "scores", limited)
+    return sizes
+
+
+def test_out_of_memory_halves_the_batch_and_adds_up(gradients, monkeypatch):
+    expected, loss = gradients(max_grad_norm=None)
+    sizes = limit_batches(monkeypatch, 3)
     found, of_parts = gradients(max_grad_norm=None, batch_size=12)
     assert of_parts == pytest.approx(loss, rel=1e-5)
     for i, gradient in expected.items():
@@ -502,19 +508,11 @@ def test_out_of_memory_halves_the_batch_and_adds_up(gradients, monkeypatch):
 def test_the_batch_that_did_not_fit_is_halved_not_the_first(plain, monkeypatch):
     texts = ["good film " * 7, *TEXTS[:7]]
     data = Data(texts, CLASSES[:8], DATA.weights[:8])
-    scores, sizes = TunedNetwork.scores, []
-
-    def limited(self, pieces, given=None):
-        sizes.append(len(pieces))
-        if len(pieces) > 2:
-            raise torch.OutOfMemoryError("of a device")
-        return scores(self, pieces, given)
-
     network = network_of(plain)
     network.budget = 60
     trainer = Trainer(network, replace(RECIPE, n_frozen=0, texts_per_step=8), data)
     with closing(trainer):
-        monkeypatch.setattr(TunedNetwork, "scores", limited)
+        sizes = limit_batches(monkeypatch, 2)
         trainer.run_epoch()
     assert sizes[0] == 1  # the long text, alone, which fits
     assert sizes[1] > 2
