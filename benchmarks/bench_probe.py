@@ -3,17 +3,17 @@
 Protocol: the default model, frozen, mean pooling, on labelled texts from a directory
 (`--data`, or the environment variable SKLEARN_BERT_DATA): movie-review polarity,
 subjectivity, intents of CLINC150 and six probing tasks on UD English EWT. From each,
-1,200 texts drawn at random; five stratified splits into two thirds to train on and a
-third to score.
+five samples of 1,200 texts drawn at random; two thirds of each, stratified, to train on
+and a third to score.
 Every row is a `BertProbeClassifier` with its defaults (standardized features, linear
 head, C=0.01) and another `layer`, under mean pooling or learned attention (token states
-in float16). Reported are the mean accuracy over the splits, the
-mean difference to the last layer on the same split with its standard deviation over
-splits, and how often each layer was chosen by "cv" or weighted most by "mix". All rows
-read the features of one pass from one store. Without the data, docstring summaries of
-two packages stand in, so that the script can be tried anywhere.
+in float16). Reported are the mean accuracy over the samples, the mean difference to the
+last layer on the same sample with its standard deviation over samples, and how often
+each layer was chosen by "cv" or weighted most by "mix". All rows read the features of
+one pass over a sample from one store. Without the data, docstring summaries of two
+packages stand in, so that the script can be tried anywhere.
 
-Command: ``python benchmarks/bench_probe.py [--data DIR] [--texts N] [--splits N]``
+Command: ``python benchmarks/bench_probe.py [--data DIR] [--texts N] [--samples N]``
 """
 
 from __future__ import annotations
@@ -52,69 +52,84 @@ PROBES = {
 SHOWN = [*list(PROBES)[2:], *list(PROBES)[1::-1]]
 
 
-def read(data: Path, n_texts: int) -> dict[str, tuple[list[str], np.ndarray]]:
+def read(data: Path) -> dict[str, tuple[list[str], np.ndarray]]:
     """Return texts and labels of every task that is there."""
     tasks = {}
     for task, name in TASKS.items():
         path = data / name
         files = [path] if path.is_file() else sorted(path.parent.glob("*.csv.gz"))
-        if not path.parent.is_dir() or len(files) != 1:
-            continue
-        rows = common.read_rows(files[0])
-        rng = np.random.default_rng(0)  # some files are sorted by label
-        rows = [rows[i] for i in rng.permutation(len(rows))[:n_texts]]
-        tasks[task] = [r["text"] for r in rows], np.array([r["label"] for r in rows])
+        if path.parent.is_dir() and len(files) == 1:
+            rows = common.read_rows(files[0])
+            labels = np.array([row["label"] for row in rows])
+            tasks[task] = [row["text"] for row in rows], labels
     if not tasks:
         from sklearn_bert.datasets import load_docstrings
 
         print("No labelled texts: docstring summaries stand in.")
         docs = load_docstrings(None, random_state=0)
-        texts, labels = docs.data[:n_texts], np.array(docs.target[:n_texts])
-        tasks["package of a docstring"] = texts, labels
+        tasks["package of a docstring"] = docs.data, np.array(docs.target)
     return tasks
 
 
 def compare(
-    texts: list[str], labels: np.ndarray, n_splits: int, memory: str
+    texts: list[str], labels: np.ndarray, n_texts: int, n_samples: int
 ) -> dict[str, object]:
-    from sklearn.model_selection import StratifiedShuffleSplit
+    runs = [score(*draw(texts, labels, n_texts, seed)) for seed in range(n_samples)]
+    last = np.array([run["last layer"]["score"] for run in runs])
+    rows = {}
+    for name in PROBES:
+        scores = [round(float(run[name]["score"]), 4) for run in runs]
+        differences = np.array(scores) - last
+        rows[name] = {
+            "accuracy": round(float(np.mean(scores)), 4),
+            "difference": round(float(differences.mean()), 4),
+            "spread": round(float(differences.std(ddof=1)), 4),
+            "scores": scores,
+            "layers": [run[name]["layer"] for run in runs if "layer" in run[name]],
+        }
+    return {
+        "n_texts": min(n_texts, len(texts)),
+        "n_classes": len(set(labels.tolist())),
+        "n_samples": n_samples,
+        "rows": rows,
+    }
 
+
+def draw(
+    texts: list[str], labels: np.ndarray, n_texts: int, seed: int
+) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray]:
+    """Return a sample, less classes of fewer than three, and its two parts' rows."""
+    from sklearn.model_selection import train_test_split
+
+    rows = np.random.default_rng(seed).permutation(len(labels))[:n_texts]
+    counts = Counter(labels[rows].tolist())
+    rows = np.array([row for row in rows if counts[labels[row]] >= 3])
+    train, test = train_test_split(
+        np.arange(len(rows)), test_size=1 / 3, stratify=labels[rows], random_state=seed
+    )
+    return [texts[row] for row in rows], labels[rows], train, test
+
+
+def score(
+    texts: list[str], labels: np.ndarray, train: np.ndarray, test: np.ndarray
+) -> dict[str, dict[str, float]]:
+    """Return every probe's accuracy on one sample, and the layer that it is for."""
     from sklearn_bert import BertProbeClassifier
 
-    counts = Counter(labels.tolist())
-    kept = [i for i, label in enumerate(labels) if counts[label] >= 3]
-    texts, labels = [texts[i] for i in kept], labels[kept]
-    splits = StratifiedShuffleSplit(n_splits, test_size=1 / 3, random_state=0)
-    scores: dict[str, list[float]] = {name: [] for name in PROBES}
-    layers: dict[str, list[int]] = {name: [] for name in PROBES}
-    for train, test in splits.split(texts, labels):
+    found: dict[str, dict[str, float]] = {}
+    with tempfile.TemporaryDirectory() as memory:  # states take gigabytes
         for name, params in PROBES.items():
             probe = BertProbeClassifier(
                 **{"pooling": "mean", **params}, normalize=False, memory=memory
             )
             probe.fit([texts[i] for i in train], labels[train])
-            score = probe.score([texts[i] for i in test], labels[test])
-            scores[name].append(round(float(score), 4))
+            accuracy = probe.score([texts[i] for i in test], labels[test])
+            found[name] = {"score": accuracy}
             if name.startswith('"mix"'):
-                layers[name].append(int(probe.layer_weights_.argmax()))
+                found[name]["layer"] = int(probe.layer_weights_.argmax())
             elif name == 'best by "cv"':
-                layers[name].append(probe.layers_[0])
-    last = np.array(scores["last layer"])
-    return {
-        "n_texts": len(texts),
-        "n_classes": len(counts),
-        "n_splits": n_splits,
-        "rows": {
-            name: {
-                "accuracy": round(float(np.mean(values)), 4),
-                "difference": round(float(np.mean(np.array(values) - last)), 4),
-                "spread": round(float(np.std(np.array(values) - last, ddof=1)), 4),
-                "scores": values,
-                "layers": layers[name],
-            }
-            for name, values in scores.items()
-        },
-    }
+                found[name]["layer"] = probe.layers_[0]
+    return found
 
 
 def report(results: dict) -> str:
@@ -141,18 +156,18 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, default=Path(data))
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--texts", type=int, default=1200)
-    parser.add_argument("--splits", type=int, default=5)
+    parser.add_argument("--samples", type=int, default=5)
 
 
 def main() -> None:
-    short = {"texts": 200, "splits": 2, "tasks": ["polarity", "tense"]}
+    short = {"texts": 200, "samples": 2, "tasks": ["polarity", "tense"]}
     options = common.parse(__doc__, add_options, short)
     warnings.simplefilter("ignore")  # truncation, rare classes
     keeper = common.Keeper("probe", options)
-    for task, (texts, labels) in read(options.data, options.texts).items():
+    for task, (texts, labels) in read(options.data).items():
         if task in options.tasks or task not in TASKS:
-            with tempfile.TemporaryDirectory() as memory:  # states take gigabytes
-                keeper.add(task, compare(texts, labels, options.splits, memory))
+            facts = compare(texts, labels, options.texts, options.samples)
+            keeper.add(task, facts)
             common.say(f"{task}: done")
     print(report(keeper.results))
 
