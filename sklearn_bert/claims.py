@@ -14,7 +14,7 @@ No lock is needed for correctness. Where the file system has none, or nothing ca
 written, every process computes everything it needs itself.
 
 This module does not know what is computed or where it is kept. Level 0 of the module
-map: only `store` and `export` import it; it imports nothing of the package.
+map: `store`, `export` and `training` import it; it imports nothing of the package.
 """
 
 from __future__ import annotations

@@ -159,13 +159,14 @@ sequence of them, default="auto"
     validation_fraction : float, default=0.1
         Share of the texts held out for `early_stopping`, stratified by class.
     n_iter_no_change : int, default=2
-        Epochs without a better score that end training.
+        Epochs without a better score that end training, once all its blocks train.
     scoring : str, callable or None, default=None
         What `early_stopping` maximises; None is accuracy.
     checkpoint_dir : str, path-like or None, default=None
-        Where the state is kept after each epoch, in one file that replaces the last. A
-        fit that was killed goes on from there, to the same weights; one of other texts,
-        labels or parameters is refused.
+        Where the state is kept after each epoch, in one file that replaces the last,
+        of 12 bytes per trained weight (16 with `early_stopping`). A fit that was killed
+        goes on from there, to the same weights; one of other texts, labels or
+        parameters is refused, and so is a second one at the same time.
     weights_in_pickle : bool, default=True
         Whether a pickle carries the trained weights, 4 bytes each. If False, it carries
         the path given to `save`, which must have been called.

@@ -1,15 +1,15 @@
 """Training through an encoder: the recipe, the loop, its checkpoints.
 
-A `Trainer` trains what lies above a boundary of a `TunedNetwork`. The states of the
-layer at the boundary are computed once and read back each epoch, so that an epoch costs
-what the trained blocks cost. Everything random in an epoch follows from the seed and
-the epoch's number: a checkpoint needs no state of a generator, and a run that was
-killed goes on to the same weights.
+A `Trainer` trains what lies above a boundary of a `TunedNetwork`, which gradual
+unfreezing lowers. The states of the layers at the boundaries are computed once and read
+back each epoch, so that an epoch costs what the trained blocks cost. Everything random
+in an epoch follows from the seed and the epoch's number: a checkpoint needs no state of
+a generator, and a run that was killed goes on to the same weights.
 
 What a text, a label or a parameter may be is decided elsewhere, in `finetune`.
 
-Level 6 of the module map: imports `_validation`, `ragged` and `tuned`. Only `finetune`
-imports it, when there is something to train.
+Level 6 of the module map: imports `_validation`, `claims`, `ragged` and `tuned`. Only
+`finetune` imports it, when there is something to train.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import tempfile
 import time
 import uuid
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -39,6 +40,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ._validation import level_outside
+from .claims import release, try_lock
 from .ragged import Ragged, Spool
 from .tuned import TunedNetwork
 
@@ -142,7 +144,7 @@ class Trainer:
     identity : mapping of str to str
         Further digests by name: a checkpoint in which one differs is refused.
     keeps_states : bool, default=True
-        Whether the states at the boundary are computed once, or in every epoch.
+        Whether the states at the boundaries are computed once, or in every epoch.
     verbose : bool, default=False
         Whether a progress bar is shown.
 
@@ -161,7 +163,8 @@ class Trainer:
     Raises
     ------
     ValueError
-        The boundary is not served, or the checkpoint belongs to another run.
+        The boundary is not served, or the checkpoint belongs to another run or is
+        being written by one.
     """
 
     def __init__(
@@ -195,43 +198,57 @@ class Trainer:
         self._scaler = torch.amp.GradScaler(network.device.type, enabled=is_scaled)
         self._place = checkpoint_dir
         self._identity = dict(identity or {}) | _identity(network, recipe, data)
-        is_resumed = self._resume()
-        self._pieces = network.pieces(data.texts)
-        self._lengths = np.array([len(piece) for piece in self._pieces])
-        self._states: Ragged | None = None
-        self._bar = self._progress(verbose)
-        if not self.is_done:
-            self._prepare(keeps_states, needs_head=not is_resumed)
+        self._states: dict[int, Ragged] = {}  # by layer
+        self._to_close = contextlib.ExitStack()
+        with contextlib.ExitStack() as on_failure:
+            on_failure.callback(self.close)
+            if checkpoint_dir is not None:
+                self._lock(checkpoint_dir)
+            is_resumed = self._resume()
+            self._pieces = network.pieces(data.texts)
+            self._lengths = np.array([len(piece) for piece in self._pieces])
+            self._bar = self._to_close.enter_context(self._progress(verbose))
+            if not self.is_done:
+                self._prepare(keeps_states, needs_head=not is_resumed)
+            on_failure.pop_all()
 
     # Before the first epoch
 
     def _prepare(self, keeps_states: bool, *, needs_head: bool) -> None:
-        """Start the head, and compute the states at the boundary."""
-        network, boundary = self.network, self.recipe.n_frozen
+        """Start the head, and compute the states at the boundaries."""
+        network = self.network
         if needs_head:
             with self._randomness(0):
                 network.head.reset()
         solves_head = needs_head and self.recipe.head_warmup == "probe"
-        layer = boundary if keeps_states and boundary > 0 else None
-        if layer is not None and not network.can_start_at(layer):
+        layers = self._worth_keeping() if keeps_states else []
+        spools = {layer: Spool(len(self._lengths), max_bytes=0) for layer in layers}
+        if spools or solves_head:
+            features = network.read(
+                self._pieces, self._batch_size,
+                states=spools, wants_features=solves_head,
+            )  # fmt: skip
+        self._states = {layer: spool.finish() for layer, spool in spools.items()}
+        if solves_head:
+            self._solve_head(features)
+
+    def _worth_keeping(self) -> list[int]:
+        """Return the boundaries to come whose states spare more than they cost.
+
+        That depends on the whole schedule, so that a run that goes on reads what one
+        that was not killed reads.
+        """
+        uses = Counter(self.schedule)
+        layers = [layer for layer in uses if layer > 0]
+        for layer in [k for k in layers if not self.network.can_start_at(k)]:
             logger.info("layer %d cannot be started from: frozen layers rerun", layer)
-            layer = None
-        spool = None
-        if layer is not None and _has_room(self._lengths, network.checkpoint.width):
-            spool = Spool(len(self._lengths), max_bytes=0)
-        try:
-            if spool is not None or solves_head:
-                features = network.read(
-                    self._pieces, self._batch_size, layer=layer if spool else None,
-                    states=spool, wants_features=solves_head,
-                )  # fmt: skip
-            if spool is not None:
-                self._states = spool.finish()
-            if solves_head:
-                self._solve_head(features)
-        except BaseException:
-            self.close()
-            raise
+            layers.remove(layer)
+        n_spared = sum(layer * uses[layer] for layer in layers)  # passes of a block
+        if self.recipe.head_warmup != "probe" and n_spared <= max(layers, default=0):
+            return []
+        to_come = set(self.schedule[len(self.history) :])
+        layers = sorted(to_come & set(layers), key=lambda k: (-k * uses[k], k))
+        return layers[: _room(self._lengths, self.network.checkpoint.width, layers)]
 
     def _solve_head(self, features: Any) -> None:
         """Fit the classifier alone on frozen features, as the probe does.
@@ -299,7 +316,9 @@ class Trainer:
     def is_done(self) -> bool:
         """Whether the last epoch was run, or scores have stopped getting better."""
         n_done, patience = len(self.history), self.recipe.n_iter_no_change
-        is_stuck = patience is not None and n_done - (self.best_epoch or 0) >= patience
+        # Not before the last block to be unfrozen had that many epochs.
+        since = max(self.best_epoch or 0, self.schedule.index(min(self.schedule)))
+        is_stuck = patience is not None and n_done - since >= patience
         return n_done >= self.recipe.max_iter or is_stuck
 
     def run_epoch(self) -> None:
@@ -308,6 +327,8 @@ class Trainer:
         epoch, n_steps = len(self.history), self._n_steps
         n_frozen = self.schedule[epoch]
         self.network.freeze(n_frozen)
+        for layer in [k for k in self._states if k > n_frozen]:
+            del self._states[layer]  # the boundary only goes down
         losses = []
         with self._randomness(epoch + 1):
             for i, rows in enumerate(self._steps(epoch)):
@@ -363,9 +384,9 @@ class Trainer:
         self.close()
 
     def close(self) -> None:
-        """Let the states at the boundary go; call it however training ends."""
-        self._bar.close()
-        self._states = None
+        """Let states and the checkpoint go; call it however training ends."""
+        self._to_close.close()
+        self._states.clear()
 
     def _steps(self, epoch: int) -> list[NDArray[np.intp]]:
         """Return the texts of each step: shuffled, but of like length within a step."""
@@ -417,8 +438,9 @@ class Trainer:
 
     def _add_gradients(self, rows: NDArray[np.intp], n_in_step: int) -> float:
         given = None
-        if self._states is not None:
-            given = self.recipe.n_frozen, list(self._states[rows])
+        if self._states:
+            layer = max(self._states)
+            given = layer, list(self._states[layer][rows])
         scores = self.network.scores([self._pieces[i] for i in rows], given)
         device = scores.device
         targets = torch.from_numpy(self.data.targets[rows]).to(device)
@@ -510,11 +532,25 @@ class Trainer:
         finally:
             shutil.rmtree(aside, ignore_errors=True)
 
+    def _lock(self, place: Path) -> None:
+        """Keep other runs away from a directory, where its file system has locks."""
+        place.mkdir(parents=True, exist_ok=True)
+        try:
+            directory = os.open(place, os.O_RDONLY)
+        except OSError:  # Windows opens no directories
+            return
+        self._to_close.callback(release, directory)
+        with contextlib.suppress(OSError):
+            if not try_lock(directory):
+                raise ValueError(
+                    f"checkpoint_dir={os.fspath(place)!r} is in use by another fit "
+                    "just now. Pass each its own, or wait for that one."
+                )
+
     def _resume(self) -> bool:
         """Go on from the checkpoint, if there is one; return whether there was."""
         if self._place is None:
             return False
-        self._place.mkdir(parents=True, exist_ok=True)
         for leftover in self._place.glob(f"{_CHECKPOINT}.*.tmp"):
             shutil.rmtree(leftover, ignore_errors=True)  # of a run that was killed
         place = self._place / _CHECKPOINT
@@ -574,20 +610,21 @@ def _facts(place: Path) -> dict[str, Any]:
     return facts
 
 
-def _has_room(lengths: NDArray[np.int64], width: int) -> bool:
-    """Tell whether the states of texts fit on the disk, and warn if they do not."""
+def _room(lengths: NDArray[np.int64], width: int, layers: list[int]) -> int:
+    """Return how many layers' states fit on the disk, and warn if not all do."""
     needed = 4 * width * int(lengths.sum())
     free = shutil.disk_usage(tempfile.gettempdir()).free
-    if needed < 0.9 * free:
-        return True
-    warnings.warn(
-        f"The states of the frozen layers take {needed / 1e9:.1f} GB and the directory "
-        f"for temporary files has {free / 1e9:.1f} GB left, so those layers run again "
-        "in every epoch. Point TMPDIR at a larger disk to avoid that.",
-        UserWarning,
-        stacklevel=2,
-    )
-    return False
+    n_fit = min(len(layers), int(0.9 * free / needed))
+    if n_fit < len(layers):
+        warnings.warn(
+            f"The states of frozen layers take {len(layers) * needed / 1e9:.1f} GB and "
+            f"the directory for temporary files has {free / 1e9:.1f} GB left, so "
+            f"{'some of ' if n_fit else ''}those layers run again in every epoch. "
+            "Point TMPDIR at a larger disk to avoid that.",
+            UserWarning,
+            stacklevel=level_outside(),
+        )
+    return n_fit
 
 
 def _identity(network: TunedNetwork, recipe: Recipe, data: Data) -> dict[str, str]:

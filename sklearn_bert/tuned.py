@@ -19,7 +19,7 @@ import json
 import logging
 import shutil
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -186,9 +186,10 @@ class TunedNetwork:
             self.model.pooler = None  # random, and would be saved as if trained
         self._blocks = find_blocks(self.model, checkpoint)
         self._given: tuple[int, Tensor] | None = None  # states that enter a block
-        self._wanted: int | None = None  # layer to read
-        self._read: Tensor | None = None
-        self._stops_there = self._cuts_last = False
+        self._wanted: Collection[int] = ()  # layers to read
+        self._read: dict[int, Tensor] = {}
+        self._last: int | None = None  # layer to stop at
+        self._cuts_last = False
         self._output_length = 0  # of the tuple that blocks return, 0 if a tensor
         for i, block in enumerate(self._blocks):
             block.forward = self._steered(i, block.forward)
@@ -305,10 +306,10 @@ class TunedNetwork:
         @functools.wraps(forward)
         def run(*args: Any, **kwargs: Any) -> Any:
             states = args[0] if args else kwargs["hidden_states"]
-            if self._wanted == i:
-                self._read = states.detach()
-                if self._stops_there:
-                    raise _Enough
+            if i in self._wanted:
+                self._read[i] = states.detach()
+            if self._last == i:
+                raise _Enough
             if self._given is not None:
                 layer, stored = self._given
                 if i < layer:  # not run
@@ -357,22 +358,20 @@ class TunedNetwork:
         pieces: Sequence[Ids],
         batch_size: int | None,
         *,
-        layer: int | None,
-        states: Spool | None,
+        states: Mapping[int, Spool],
         wants_features: bool,
     ) -> FloatArray | None:
-        """Run all texts once; keep one layer's states, and return pooled features.
+        """Run all texts once; keep some layers' states, and return pooled features.
 
         Parameters
         ----------
         pieces : sequence of ndarray
         batch_size : int or None
-        layer : int or None
-            Layer whose states are kept.
-        states : Spool or None
-            Where they are kept.
+        states : mapping of int to Spool
+            Layers whose states are kept, and where.
         wants_features : bool
-            Whether the last layer is needed; without it the pass stops at `layer`.
+            Whether the last layer is needed; without it the pass stops at the highest
+            that is kept.
 
         Returns
         -------
@@ -381,8 +380,8 @@ class TunedNetwork:
         self.model.eval()
         n_features = self.checkpoint.width * len(self.design.poolings)
         features = np.empty((len(pieces) if wants_features else 0, n_features), "f4")
-        self._wanted = layer
-        self._stops_there = not wants_features
+        self._wanted = states.keys()
+        self._last = None if wants_features else max(states)
 
         def run(rows: NDArray[np.intp]) -> None:
             last = None
@@ -390,19 +389,18 @@ class TunedNetwork:
                 last, counted = self._states([pieces[i] for i in rows])
                 if wants_features:
                     features[rows] = self.head.pool(last, counted).cpu().numpy()
-            if states is not None:
-                found = last if layer == self.n_layers else self._read
+            lengths = np.array([len(pieces[i]) for i in rows])
+            is_token = np.arange(lengths.max()) < lengths[:, np.newaxis]
+            for layer, spool in states.items():
+                found = last if layer == self.n_layers else self._read[layer]
                 assert found is not None
-                lengths = np.array([len(pieces[i]) for i in rows])
-                is_token = np.arange(found.shape[1]) < lengths[:, np.newaxis]
                 tokens = found.float().cpu().numpy()[is_token]
-                states.add(rows, Ragged.end_to_end(tokens, lengths))
+                spool.add(rows, Ragged.end_to_end(tokens, lengths))
 
         try:
             self._run_all(pieces, batch_size, run)
         finally:
-            self._wanted = self._read = None
-            self._stops_there = False
+            self._wanted, self._read, self._last = (), {}, None
         return features if wants_features else None
 
     def _run_all(
@@ -589,13 +587,12 @@ class TunedNetwork:
         """Tell whether a pass that starts from a layer's states gives the same."""
         self.model.eval()
         probes = self._probes()
-        self._wanted = layer
+        self._wanted = (layer,)
         try:
             expected, counted = self._states(probes)
-            read = expected if layer == self.n_layers else self._read
+            read = self._read.get(layer, expected)  # the last one enters no block
         finally:
-            self._wanted = self._read = None
-        assert read is not None
+            self._wanted, self._read = (), {}
         rows = [
             states[: len(probe)].float().cpu().numpy()
             for states, probe in zip(read, probes, strict=True)

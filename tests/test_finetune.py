@@ -22,8 +22,12 @@ from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.ensemble import VotingClassifier
 from sklearn.exceptions import NotFittedError
+from sklearn.feature_selection import VarianceThreshold
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss, make_scorer
 from sklearn.model_selection import GridSearchCV, cross_val_score, train_test_split
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import (
     estimator_checks_generator,
     parametrize_with_checks,
@@ -110,14 +114,26 @@ def test_with_every_layer_frozen_it_is_the_probe():
     )
     options = {"pooling": "mean", "max_length": 24}
     frozen = BertFineTuneClassifier(
-        num_layers_to_freeze=6, max_iter=1, head_learning_rate=1e-4, random_state=0,
+        num_layers_to_freeze=6, max_iter=1, head_learning_rate=1e-9, random_state=0,
         **options,
     )  # fmt: skip
+    trained = clone(frozen).set_params(head_learning_rate=1e-4, max_iter=3)
     probe = BertProbeClassifier(normalize=False, **options)
+    by_hand = make_pipeline(
+        BertVectorizer(normalize=False, **options),
+        VarianceThreshold(1e-12),  # three of the model's features hardly vary
+        StandardScaler(),
+        LogisticRegression(C=0.01),
+    )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*longer than max_length=24")
-        scores = [c.fit(X, y).score(X_test, y_test) for c in (frozen, probe)]
-    assert scores[0] >= scores[1] - 0.03
+        for classifier in (frozen, trained, probe, by_hand):
+            classifier.fit(X, y)
+        found, expected = (c.predict_proba(X_test) for c in (frozen, by_hand))
+        scores = [c.score(X_test, y_test) for c in (trained, probe)]
+    # It starts as the probe; what follows has no penalty, and may do a little worse.
+    np.testing.assert_allclose(found, expected, atol=2e-3)
+    assert scores[0] >= scores[1] - 0.02
 
 
 def test_training_above_the_boundary_helps_where_the_probe_is_weak(tiny):
@@ -629,6 +645,33 @@ def test_a_stopped_fit_goes_on_and_another_is_refused(tiny, tmp_path):
             other.fit(TEXTS, NAMES)
     with pytest.raises(ValueError, match=r"another run: .*X"):
         clone(classifier).fit([*TEXTS[1:], TEXTS[0]], NAMES)
+
+
+def test_several_labels_are_smoothed_stopped_resumed_and_carried(tiny, tmp_path):
+    options = {
+        "label_smoothing": 0.1, "early_stopping": True, "validation_fraction": 0.25,
+        "max_iter": 6, "n_iter_no_change": 6, "head": "mlp", "pooling": "mean,max",
+    }  # fmt: skip
+    whole = make(tiny, **options).fit(TEXTS, INDICATOR)
+    assert len(whole.history_) == whole.n_iter_ == 6
+    assert all(0 <= epoch["score"] <= 1 for epoch in whole.history_)
+    expected = whole.predict_proba(TEXTS)
+    for place in tmp_path / "one", tmp_path / "two":
+        stopped = make(tiny, **options, checkpoint_dir=place)
+        stopped.fit(TEXTS, INDICATOR)
+    checkpoint = tmp_path / "one" / "checkpoint.safetensors"
+    finished = checkpoint.read_bytes()
+    again = make(tiny, **options, checkpoint_dir=tmp_path / "one").fit(TEXTS, INDICATOR)
+    assert checkpoint.read_bytes() == finished
+    copy = pickle.loads(pickle.dumps(whole))
+    whole.save(tmp_path / "saved")
+    loaded = BertFineTuneClassifier.load(tmp_path / "saved")
+    for other in (again, copy, loaded):
+        np.testing.assert_array_equal(other.predict_proba(TEXTS), expected)
+        np.testing.assert_array_equal(other.predict(TEXTS), whole.predict(TEXTS))
+        assert other.classes_.tolist() == [0, 1]
+    plain = make(tiny, **{**options, "label_smoothing": 0.0}).fit(TEXTS, INDICATOR)
+    assert np.abs(plain.predict_proba(TEXTS) - expected).max() > 1e-3
 
 
 def make_scoring(sign=1.0):

@@ -235,11 +235,19 @@ def test_a_step_of_full_fine_tuning_is_the_one_written_by_hand(plain):
     assert_same_weights(weights_of(network), expected, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("head_warmup", ["probe", 0])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"head_warmup": "probe"},
+        {"head_warmup": 0},
+        {"head_warmup": 1, "max_iter": 3},
+        {"unfreezing": "gradual", "max_iter": 4},
+    ],
+)
 @pytest.mark.parametrize("place", ["plain", "with_dropout"])
-@pytest.mark.parametrize("n_frozen", [1, 2, 3])
-def test_stored_states_train_as_recomputed_ones(request, place, n_frozen, head_warmup):
-    options = {"n_frozen": n_frozen, "head_warmup": head_warmup}
+@pytest.mark.parametrize("n_frozen", [0, 1, 2, 3])
+def test_stored_states_train_as_recomputed_ones(request, place, n_frozen, options):
+    options = {"n_frozen": n_frozen, **options}
     place = request.getfixturevalue(place)
     stored = train(place, **options)
     recomputed = train(place, **options, keeps_states=False)
@@ -250,28 +258,49 @@ def test_stored_states_train_as_recomputed_ones(request, place, n_frozen, head_w
     np.testing.assert_allclose(*losses, rtol=1e-4)
 
 
-def test_frozen_layers_run_once(with_dropout, monkeypatch):
+@pytest.mark.parametrize(
+    ("options", "expected", "kept"),
+    [  # three steps an epoch
+        ({"n_frozen": 2, "max_iter": 3}, [0, 0, 9], {2}),
+        ({"n_frozen": 2, "max_iter": 3, "head_warmup": 1}, [0, 0, 6], {2, 3}),
+        ({"n_frozen": 1, "max_iter": 4, "head_warmup": 3}, [0, 3, 3], {1, 3}),
+        (
+            {"n_frozen": 0, "max_iter": 5, "unfreezing": "gradual"},
+            [6, 9, 12],
+            {1, 2, 3},
+        ),
+        # What one epoch alone would read is not worth a pass to keep it.
+        ({"n_frozen": 2, "max_iter": 1}, [3, 3, 3], set()),
+        ({"n_frozen": 0, "max_iter": 2, "head_warmup": 1}, [6, 6, 6], set()),
+    ],
+    ids=["frozen", "warm", "long warm", "gradual", "one epoch", "one warm epoch"],
+)
+def test_frozen_layers_run_once(with_dropout, options, expected, kept):
     network = network_of(with_dropout)
     runs = [0, 0, 0]
     for i, block in enumerate(network._blocks):
         block.attention.register_forward_pre_hook(
             lambda module, args, i=i: runs.__setitem__(i, runs[i] + 1)
         )
-    trainer = Trainer(network, replace(RECIPE, n_frozen=2, max_iter=3), DATA)
+    trainer = Trainer(network, replace(RECIPE, **options), DATA)
+    assert set(trainer._states) == kept
     before = list(runs)
     while not trainer.is_done:
         trainer.run_epoch()
+        assert all(
+            layer <= trainer.history[-1]["n_frozen"] for layer in trainer._states
+        )
     trainer.finish()
-    assert [now - was for now, was in zip(runs, before, strict=True)] == [0, 0, 9]
+    assert [now - was for now, was in zip(runs, before, strict=True)] == expected
 
 
 def test_stored_states_lie_in_a_file_that_goes_with_the_trainer(with_dropout):
     trainer = Trainer(network_of(with_dropout), RECIPE, DATA)
-    states = trainer._states
+    states = trainer._states[RECIPE.n_frozen]
     assert isinstance(states.values, np.memmap)
     assert states.counts.tolist() == trainer._lengths.tolist()
     trainer.close()
-    assert trainer._states is None
+    assert not trainer._states
 
 
 @pytest.fixture
@@ -351,7 +380,7 @@ def test_the_probe_start_is_logistic_regression(plain, monkeypatch):
     trainer = Trainer(
         network_of(plain), replace(RECIPE, head_warmup="probe", n_frozen=3), DATA
     )
-    states = trainer._states
+    states = trainer._states[3]
     Z = np.stack([rows.mean(axis=0) for rows in states])
     trainer.close()
     plain_fit = LogisticRegression(C=0.5, tol=1e-8).fit(
@@ -617,6 +646,43 @@ def test_without_room_for_states_frozen_layers_run_again(plain, monkeypatch):
     )
 
 
+def test_with_room_for_some_states_those_that_spare_most_are_kept(plain, monkeypatch):
+    network = network_of(plain)
+    n_tokens = sum(len(piece) for piece in network.pieces(DATA.texts))
+    free = int(1.5 * 4 * network.checkpoint.width * n_tokens / 0.9)  # 1.5 layers
+    usage = type(training.shutil.disk_usage("."))(free, 0, free)
+    monkeypatch.setattr(training.shutil, "disk_usage", lambda path: usage)
+    recipe = replace(RECIPE, n_frozen=1, max_iter=4, head_warmup=1)  # 3 once, 1 thrice
+    with pytest.warns(UserWarning, match=r"so some of those layers run again"):
+        trainer = Trainer(network, recipe, DATA)
+    with closing(trainer):
+        assert set(trainer._states) == {1}
+        while not trainer.is_done:
+            trainer.run_epoch()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="directories have no locks there")
+def test_a_directory_is_for_one_run_at_a_time(plain, tmp_path):
+    first = Trainer(network_of(plain), RECIPE, DATA, checkpoint_dir=tmp_path)
+    with pytest.raises(ValueError, match=r"is in use by another fit just now"):
+        Trainer(network_of(plain), RECIPE, DATA, checkpoint_dir=tmp_path)
+    first.run_epoch()
+    first.close()
+    again = Trainer(network_of(plain), RECIPE, DATA, checkpoint_dir=tmp_path)
+    again.close()
+    assert len(again.history) == 1
+
+
+def test_patience_begins_when_the_last_block_is_unfrozen(plain):
+    scores = iter([0.9, *[0.5] * 9])
+    options = {"unfreezing": "gradual", "n_frozen": 0, "max_iter": 9}
+    trainer = train(
+        plain, **options, n_iter_no_change=2, score=lambda: next(scores)
+    )  # fmt: skip
+    assert [epoch["n_frozen"] for epoch in trainer.history] == [3, 2, 1, 0, 0]
+    assert trainer.best_epoch == 1
+
+
 def test_a_prompt_that_does_not_count_is_left_out_of_the_pooling(plain):
     checkpoint = find_checkpoint(plain)
     declared = replace(checkpoint.declared, include_prompt=False)
@@ -640,6 +706,38 @@ def test_half_precision_computes_less_and_updates_in_full(plain, dtype):
     assert losses[0] != losses[1]
 
 
+def test_a_step_whose_scaled_gradient_overflows_is_left_out(plain):
+    network = network_of(plain, dtype="float16")
+    trainer = Trainer(network, replace(RECIPE, n_frozen=0, max_iter=40), DATA)
+    scale = 2.0**30  # times a gradient of 0.01, more than float16 holds
+    trainer._scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+    before = weights_of(network)
+    with closing(trainer):
+        trainer.run_epoch()
+        assert_same_weights(weights_of(network), before)
+        assert trainer._scaler.get_scale() == scale / 2**3  # three steps
+        while not trainer.is_done:
+            trainer.run_epoch()
+    losses = [epoch["loss"] for epoch in trainer.history]
+    assert losses[1] == losses[0]
+    assert losses[-1] < 0.9 * losses[0]
+
+
+def test_a_trained_query_pools_by_a_softmax_over_scaled_products(plain):
+    network = network_of(plain, poolings=("learned_attention",))
+    width = network.checkpoint.width
+    query = torch.linspace(-2, 2, width)
+    with torch.no_grad():
+        network.head.query.copy_(query)
+        states, counted = network._states(network.pieces(["good film", "bad"]))
+        found = network.head.pool(states, counted).numpy()
+    for i, vector in enumerate(found):
+        rows = states[i][counted[i]].double().numpy()
+        weights = np.exp(rows @ query.double().numpy() / np.sqrt(width))
+        expected = weights @ rows / weights.sum()
+        np.testing.assert_allclose(vector, expected, rtol=1e-4, atol=1e-5)
+
+
 # Checkpoints
 
 
@@ -652,25 +750,35 @@ def scores_in(values):
     "changes",
     [
         {}, {"n_frozen": 0, "unfreezing": "gradual"}, {"head_warmup": "probe"},
-        {"design": {"dtype": "float16"}},
+        {"head_warmup": 3, "n_frozen": 2, "label_smoothing": 0.1},
+        {"design": {"dtype": "float16"}}, {"design": {"dtype": "bfloat16"}},
+        {"design": {"poolings": ("cls", "learned_attention"), "hidden_size": 8}},
+        {
+            "design": {"n_outputs": 3, "is_multilabel": True},
+            "data": Data(TEXTS, LABELS, np.linspace(0.5, 1.5, 12, dtype=np.float32)),
+            "label_smoothing": 0.1,
+        },
     ],
-    ids=["plain", "gradual", "probe", "float16"],
+    ids=[
+        "plain", "gradual", "probe", "warm", "float16", "bfloat16", "attention",
+        "multilabel",
+    ],
 )  # fmt: skip
 def test_a_run_that_was_stopped_goes_on_to_the_same_weights(
     with_dropout, tmp_path, changes
 ):
     changes = {"max_iter": 4, **changes}
     whole = train(with_dropout, **changes)
-    design = changes.pop("design", {})
+    design, data = changes.pop("design", {}), changes.pop("data", DATA)
     recipe = replace(RECIPE, **changes)
     stopped = Trainer(
-        network_of(with_dropout, **design), recipe, DATA, checkpoint_dir=tmp_path
+        network_of(with_dropout, **design), recipe, data, checkpoint_dir=tmp_path
     )
     stopped.run_epoch()
     stopped.run_epoch()
     stopped.close()
     resumed = Trainer(
-        network_of(with_dropout, **design), recipe, DATA, checkpoint_dir=tmp_path
+        network_of(with_dropout, **design), recipe, data, checkpoint_dir=tmp_path
     )
     assert len(resumed.history) == 2
     while not resumed.is_done:
@@ -679,6 +787,16 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_weights(
     assert_same_weights(weights_of(resumed.network), weights_of(whole.network))
     assert [h["loss"] for h in resumed.history] == [h["loss"] for h in whole.history]
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.safetensors"]
+
+
+@pytest.mark.parametrize(("scores", "n_bytes"), [(None, 12), ([0.5, 0.6], 16)])
+def test_a_checkpoint_takes_so_many_bytes_per_weight(plain, tmp_path, scores, n_bytes):
+    options = {"score": scores_in(scores), "n_iter_no_change": 2} if scores else {}
+    trainer = train(plain, checkpoint_dir=tmp_path, **options)
+    n_weights = trainer.history[0]["n_trainable"]
+    size = (tmp_path / "checkpoint.safetensors").stat().st_size
+    names = 200 * (n_bytes // 4) * len(trainer.trained)  # and facts
+    assert 0 <= size - n_bytes * n_weights < names + 4000
 
 
 def test_a_finished_run_is_not_run_again(with_dropout, tmp_path):
