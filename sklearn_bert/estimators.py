@@ -152,7 +152,7 @@ class EncoderEstimator(ModelEstimator):
     # Parameters that decide the numbers: changing one after fit calls for fit again.
     _decisive: tuple[str, ...]
     # What fit learns from y.
-    _learned: tuple[str, ...] = ("gamma_", "layer_scales_", "layer_weights_")
+    _learned: tuple[str, ...] = ("gamma_", "layer_scales_", "layer_weights_", "n_iter_")
 
     # A method, as scikit-learn's HTML view reads every attribute, and this one loads.
     def execution(self) -> Execution:

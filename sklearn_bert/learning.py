@@ -10,20 +10,22 @@ Level 2 of the module map: imports `layers`, `objective` and `ragged`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .layers import ScalarMix
-from .objective import Labels, Objective, OnStep, Parts, Theta
+from .objective import Labels, Objective, Parts, Theta
 from .ragged import Ragged, starts_of
 
 __all__ = ["as_classes", "attend", "fit_scalar_mix", "fit_token_attention"]
 
 FloatArray = NDArray[np.float32]
 Indices = NDArray[np.intp]
+Attention = tuple[FloatArray, ScalarMix | None]  # a query, and weights of layers
+Learned = TypeVar("Learned")
 
 _FEW_OUTPUTS = 16  # of the linear model; measured on 7 layers of 384
 _MAX_CONVERTED = 2**28  # numbers, a gigabyte: more are converted batch by batch
@@ -43,7 +45,7 @@ def fit_scalar_mix(
     sample_weight: NDArray[np.float64] | None = None,
     scale_layers: bool = True,
     max_iter: int = 1000,
-    on_step: OnStep | None = None,
+    on_step: Callable[[Callable[[], ScalarMix]], bool] | None = None,
 ) -> ScalarMix:
     """Learn layer weights and gamma jointly with a linear head on stored features.
 
@@ -70,9 +72,11 @@ def fit_scalar_mix(
     scale_layers : bool, default=True
         Whether layers are divided by their standard deviation first.
     max_iter : int, default=1000
-        Largest number of L-BFGS iterations.
+        Largest number of L-BFGS iterations, and of epochs of mini-batches, of which
+        there are five.
     on_step : callable, default=None
-        Called after each of them; learning ends where it returns True.
+        Called after each of them with a function that returns what was learned so far;
+        learning ends where it returns True.
 
     Returns
     -------
@@ -88,8 +92,26 @@ def fit_scalar_mix(
     _, n_poolings, n_layers, width = block.shape
     objective = Objective(labels, n_poolings * width, C, n_layers=n_layers)
     layers = _Layers(block, objective, scale_layers=scale_layers)
-    theta = objective.minimise(layers, max_iter, on_step)
-    return _mix(objective, theta, layers.scales)
+
+    def learned(theta: Theta) -> ScalarMix:
+        return _mix(objective, theta, layers.scales)
+
+    return _minimise(objective, layers, max_iter, learned, on_step)
+
+
+def _minimise(
+    objective: Objective,
+    source: _Layers | _Tokens,
+    max_iter: int,
+    learned: Callable[[Theta], Learned],
+    on_step: Callable[[Callable[[], Learned]], bool] | None,
+) -> Learned:
+    """Return what the best parameters, or those where `on_step` ends, make."""
+
+    def told(reached: Callable[[], Theta]) -> bool:
+        return on_step is not None and bool(on_step(lambda: learned(reached())))
+
+    return learned(objective.minimise(source, max_iter, told))
 
 
 def _mix(objective: Objective, theta: Theta, scales: FloatArray) -> ScalarMix:
@@ -106,9 +128,9 @@ def fit_token_attention(
     sample_weight: NDArray[np.float64] | None = None,
     scale_layers: bool = True,
     max_iter: int = 1000,
-    on_step: OnStep | None = None,
+    on_step: Callable[[Callable[[], Attention]], bool] | None = None,
     who: str = "pooling='learned_attention'",
-) -> tuple[FloatArray, ScalarMix | None]:
+) -> Attention:
     """Learn which tokens count: a query, jointly with a linear head.
 
     A text's vector is the mean of its token states weighted by a softmax over
@@ -155,13 +177,16 @@ def fit_token_attention(
     n_mixed = n_layers if learns_layers else 0
     objective = Objective(labels, width, C, n_layers=n_mixed, n_query=width)
     tokens = _Tokens(_in_float32(rows), objective, scale_layers=scale_layers)
-    theta = objective.minimise(tokens, max_iter, on_step)
-    query = objective.parts(theta).query / tokens.per_feature
-    mix = None
-    if learns_layers:
-        mix = _mix(objective, theta, tokens.per_layer[np.newaxis])
-        query /= mix.gamma
-    return query.astype(np.float32), mix
+
+    def learned(theta: Theta) -> Attention:
+        query = objective.parts(theta).query / tokens.per_feature
+        mix = None
+        if learns_layers:
+            mix = _mix(objective, theta, tokens.per_layer[np.newaxis])
+            query /= mix.gamma
+        return query.astype(np.float32), mix
+
+    return _minimise(objective, tokens, max_iter, learned, on_step)
 
 
 class _Layers:

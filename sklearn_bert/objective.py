@@ -13,6 +13,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -25,7 +26,7 @@ __all__ = ["Labels", "Objective", "Parts", "Source"]
 FloatArray = NDArray[np.float32]
 Indices = NDArray[np.intp]
 Theta = NDArray[np.float64]
-OnStep = Callable[[], bool]
+OnStep = Callable[[Callable[[], Theta]], bool]  # is given what was reached
 
 # Of layer logits, query, head and intercepts. Measured on six tasks of 1,000 texts:
 # with less on the query it learns single words by heart, with more it finds no token
@@ -191,7 +192,7 @@ class Objective:
         theta, is_ended = self._descend(of_head, axes, start, max_iter, on_step)
         if is_ended:
             return theta
-        return self._descend_by_parts(source, axes, theta, on_step)
+        return self._descend_by_parts(source, axes, theta, max_iter, on_step)
 
     def _axes(self, source: Source) -> _Axes:
         """Return coordinates in which the curvature at the start is about 1."""
@@ -265,7 +266,7 @@ class Objective:
         def after_step(u: Theta) -> None:
             nonlocal reached, is_ended
             reached = u.copy()
-            if on_step is not None and on_step():
+            if on_step is not None and on_step(lambda: axes.theta(reached)):
                 is_ended = True
                 raise StopIteration
 
@@ -286,7 +287,12 @@ class Objective:
         return axes.theta(reached if is_ended else found.x), is_ended
 
     def _descend_by_parts(
-        self, source: Source, axes: _Axes, start: Theta, on_step: OnStep | None
+        self,
+        source: Source,
+        axes: _Axes,
+        start: Theta,
+        max_iter: int,
+        on_step: OnStep | None,
     ) -> Theta:
         """Return what Adam finds in a few epochs of mini-batches; bitwise repeatable.
 
@@ -297,8 +303,8 @@ class Objective:
         n_texts = len(self.labels.targets)
         n_steps = -(-n_texts // _TEXTS_PER_STEP)
         random = np.random.default_rng(0)
-        i = 0
-        for _ in range(_EPOCHS):
+        i, n_epochs = 0, min(_EPOCHS, max_iter)
+        for _ in range(n_epochs):
             order = random.permutation(n_texts)
             for texts in np.array_split(order, n_steps):
                 parts = self.parts(axes.theta(u))
@@ -312,10 +318,10 @@ class Objective:
                 i += 1
                 mean += 0.1 * (gradient - mean)
                 square += 0.01 * (gradient**2 - square)
-                rate = _STEP * (1 - i / (_EPOCHS * n_steps + 1))
+                rate = _STEP * (1 - i / (n_epochs * n_steps + 1))
                 way = mean / (1 - 0.9**i)
                 u -= rate * way / (np.sqrt(square / (1 - 0.99**i)) + 1e-8)
-            if on_step is not None and on_step():
+            if on_step is not None and on_step(partial(axes.theta, u.copy())):
                 break
         return axes.theta(u)
 

@@ -12,7 +12,9 @@ Level 8 of the module map: imports `_validation`, `callbacks`, `checkpoint`,
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -141,7 +143,8 @@ default="auto"
     scoring : str, callable or None, default=None
         What ``layer="cv"`` maximises; None is the head's own score (accuracy).
     max_iter : int, default=1000
-        Largest number of iterations (linear) or epochs (mlp).
+        Largest number of iterations (linear) or epochs (mlp), and of those in which
+        "mix" and "learned_attention" learn.
     random_state : int, RandomState or None, default=None
         Shuffling and initialisation of "mlp"; the linear head needs none. An int makes
         results repeat bitwise on a CPU.
@@ -164,7 +167,8 @@ default="auto"
     vectorizer_ : BertVectorizer
         What turns texts into the head's features.
     n_iter_ : int
-        Iterations or epochs of the head, the largest if it has several.
+        Iterations or epochs of the head, the largest if it has several. What "mix" or
+        "learned_attention" took is ``vectorizer_.n_iter_``.
     fingerprint_ : str
         Digest of the encoder's files. `predict` refuses to run on others.
 
@@ -274,8 +278,9 @@ default="auto"
 
         Callbacks of scikit-learn (1.9) are told of two steps, "representation" and
         "head". Steps of the first are the layers that "cv" scores, or the iterations
-        by which weights are learned, which a callback may end; a linear head reports
-        its own.
+        by which weights are learned, which a callback may end; one that asks for it
+        gets the probe as if learning had ended there, for a head of its own. A linear
+        head reports its iterations too.
 
         Parameters
         ----------
@@ -306,11 +311,10 @@ default="auto"
             with task.step("representation", None) as step:
                 vectorizer, Z = self._choose(texts, y, weights, step)
             with task.step("head") as step:
-                self.head_ = self._fit_head(Z, y, weights, in_place=True, task=step)
-        self.vectorizer_ = vectorizer
-        self.layers_ = vectorizer.layers_
-        self.fingerprint_ = vectorizer.fingerprint_
-        self.classes_ = np.arange(y.shape[1]) if y.ndim == 2 else np.unique(y)
+                head = self._fit_head(Z, y, weights, in_place=True, task=step)
+                fitted = _fitted(vectorizer, head, y)
+                step.attributes = lambda: fitted
+        self.__dict__.update(fitted)
         n_rounds = self._n_rounds()
         if n_rounds is not None:
             self.n_iter_ = n_rounds
@@ -445,8 +449,6 @@ default="auto"
             return self._best(texts, y, weights, layers, task)
         vectorizer = self._vectorizer(layers, layer_combination="scalar_mix")
         Z = self._learn(vectorizer, vectorizer._frozen(texts), y, weights, task)
-        self.layer_weights_ = vectorizer.layer_weights_
-        self.gamma_ = vectorizer.gamma_
         return vectorizer, Z
 
     def _learn(
@@ -462,9 +464,11 @@ default="auto"
         if rows is None:
             rows = np.arange(len(y))
 
-        def on_step() -> bool:
-            with task.step("iteration"):
-                pass
+        def on_step(reached: Callable[[], BertVectorizer]) -> bool:
+            with task.step("iteration") as step:
+                step.attributes = functools.partial(
+                    self._as_if_ended, reached, frozen, y, weights
+                )
             return task.is_stopped
 
         vectorizer._learn(
@@ -477,6 +481,19 @@ default="auto"
             on_step=on_step,
         )
         return vectorizer._combine_all(frozen)
+
+    def _as_if_ended(
+        self,
+        reached: Callable[[], BertVectorizer],
+        frozen: Any,
+        y: np.ndarray,
+        weights: np.ndarray | None,
+    ) -> dict[str, Any]:
+        """Return the fitted attributes as if learning had ended with this step."""
+        vectorizer = reached()
+        Z = vectorizer._combine_all(frozen)
+        head = self._fit_head(Z, y, weights, in_place=True)
+        return _fitted(vectorizer, head, y)
 
     def _best(
         self,
@@ -539,6 +556,21 @@ default="auto"
         for name in _SHARED:  # memory or device may have been set since
             setattr(vectorizer, name, getattr(self, name))
         return vectorizer
+
+
+def _fitted(vectorizer: BertVectorizer, head: Any, y: np.ndarray) -> dict[str, Any]:
+    """Return the fitted attributes of a probe."""
+    fitted = {
+        "vectorizer_": vectorizer,
+        "head_": head,
+        "layers_": vectorizer.layers_,
+        "fingerprint_": vectorizer.fingerprint_,
+        "classes_": np.arange(y.shape[1]) if y.ndim == 2 else np.unique(y),
+    }
+    if vectorizer._mixes():
+        fitted["layer_weights_"] = vectorizer.layer_weights_
+        fitted["gamma_"] = vectorizer.gamma_
+    return fitted
 
 
 def _one_layer(every: Any, i: int) -> Any:

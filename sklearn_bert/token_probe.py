@@ -128,7 +128,8 @@ class BertTokenProbeClassifier(HasHead, WordEstimator):
         What ``layer="cv"`` maximises: ``scoring(tagger, X, y)``, as `make_scorer` makes
         it of `span_f1`. None is the share of words that are tagged right.
     max_iter : int, default=1000
-        Largest number of iterations (linear) or epochs (mlp).
+        Largest number of iterations (linear) or epochs (mlp), and of those in which
+        "mix" learns.
     random_state : int, RandomState or None, default=None
         Shuffling and initialisation of "mlp"; the linear head needs none.
 
@@ -422,6 +423,7 @@ class BertTokenProbeClassifier(HasHead, WordEstimator):
             C=self.C,
             sample_weight=weights,
             scale_layers=self.standardize,
+            max_iter=self.max_iter,
         )
         self.layer_weights_ = every.layer_weights_
         self.gamma_ = every.gamma_

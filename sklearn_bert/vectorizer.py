@@ -10,7 +10,8 @@ Level 7 of the module map: imports `_validation`, `checkpoint`, `estimators`,
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -212,6 +213,8 @@ default="auto"
     query_ : ndarray of shape (n_features,)
         Learned query: a token, or a window, counts by the softmax over its text of its
         state or vector times this; only with "learned_attention".
+    n_iter_ : int
+        Steps in which weights or a query were learned; only where one is.
 
     See Also
     --------
@@ -562,23 +565,52 @@ default="auto"
         request = self._request(self._checkpoint())
         return gather(self._blocks(texts, request), len(texts))
 
-    def _learn(self, frozen: np.ndarray | Ragged, y: Any, **options: Any) -> None:
-        """Learn layer weights, a query over tokens or windows, or both."""
+    def _learn(
+        self,
+        frozen: np.ndarray | Ragged,
+        y: Any,
+        *,
+        on_step: Callable[[Callable[[], BertVectorizer]], bool] | None = None,
+        **options: Any,
+    ) -> None:
+        """Learn layer weights, a query over tokens or windows, or both.
+
+        `on_step` is called after each step with a function that returns this estimator
+        as it is by then, and ends learning by returning True.
+        """
+        n_steps = 0
+
+        def told(learned: Callable[[], Any]) -> bool:
+            nonlocal n_steps
+            n_steps += 1
+            return on_step is not None and on_step(
+                lambda: copy.copy(self)._with(learned(), n_steps)
+            )
+
         try:
-            mix: ScalarMix | None
+            learned: Any
             if isinstance(frozen, Ragged):
                 name = "pooling" if self._attends() else "chunk_pooling"
-                self.query_, mix = fit_token_attention(
+                learned = fit_token_attention(
                     frozen, y, learns_layers=self._mixes(),
-                    who=f"{name}='learned_attention'", **options,
+                    who=f"{name}='learned_attention'", on_step=told, **options,
                 )  # fmt: skip
             else:
-                mix = fit_scalar_mix(frozen, y, **options)
+                learned = fit_scalar_mix(frozen, y, on_step=told, **options)
         except BaseException:
             del self._fitted_params
             raise
+        self._with(learned, n_steps)
+
+    def _with(self, learned: Any, n_steps: int) -> BertVectorizer:
+        """Keep a mix of layers, or a query and perhaps one."""
+        mix = learned
+        if not isinstance(learned, ScalarMix):
+            self.query_, mix = learned
         if mix is not None:
             self._keep_mix(mix)
+        self.n_iter_ = n_steps
+        return self
 
     def _encode(self, texts: list[str]) -> np.ndarray:
         blocks = self._blocks(texts, self._unchanged_request())

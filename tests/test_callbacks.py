@@ -2,7 +2,9 @@
 
 import pickle
 
+import numpy as np
 import pytest
+from sklearn.base import clone
 
 from sklearn_bert import BertProbeClassifier
 from sklearn_bert.callbacks import Task
@@ -34,6 +36,26 @@ class Recorder:
         return self.ended.count("iteration") == self.stop_after
 
 
+class Patience:
+    """Keeps a score of held-out texts for each step; stops when it is good enough."""
+
+    def __init__(self, texts, y, enough=2.0):
+        self.texts, self.y, self.enough = texts, y, enough
+        self.scores = {"iteration": [], "head": []}
+
+    def setup(self, estimator, context):
+        pass
+
+    teardown = on_fit_task_begin = setup
+
+    def on_fit_task_end(self, estimator, context, *, fitted_estimator=None):
+        if fitted_estimator is None:
+            return False
+        score = fitted_estimator.score(self.texts, self.y)
+        self.scores[context.task_name].append((score, fitted_estimator))
+        return score >= self.enough
+
+
 def fit(tiny, stop_after=None, **params):
     recorder = Recorder(stop_after)
     probe = BertProbeClassifier(tiny, **params).set_callbacks(recorder)
@@ -58,6 +80,49 @@ def test_a_callback_may_end_learning(tiny, pooling):
     assert ended.count("iteration") == 2
     assert probe.layer_weights_.sum() == pytest.approx(1)
     assert ended[-3:] == ["head", "fit", "teardown"]
+
+
+@pytest.mark.parametrize("pooling", ["mean", "learned_attention"])
+@pytest.mark.parametrize("y", [Y, [[1, 0], [0, 0], [1, 1], [0, 1]] * 3])
+def test_a_callback_sees_the_probe_after_every_step(tiny, tmp_path, pooling, y):
+    seen = Patience(TEXTS, y)
+    probe = BertProbeClassifier(
+        tiny, layer="mix", pooling=pooling, C=1.0, memory=tmp_path
+    )
+    probe.set_callbacks(seen).fit(TEXTS, y)
+    steps = [estimator for _, estimator in seen.scores["iteration"]]
+    assert len(steps) == probe.vectorizer_.n_iter_ > 2
+    ((score, end),) = seen.scores["head"]
+    assert score == probe.score(TEXTS, y)
+    for whole in (end, steps[-1]):  # learning ends with its last step
+        np.testing.assert_allclose(
+            whole.predict_proba(TEXTS), probe.predict_proba(TEXTS), atol=1e-6
+        )
+    for name in ("layer_weights_", "gamma_", "head_", "classes_", "layers_"):
+        assert hasattr(steps[0], name)
+    assert np.abs(steps[0].layer_weights_ - probe.layer_weights_).max() > 0
+    plain = clone(probe).fit(TEXTS, y)  # watching changes nothing
+    np.testing.assert_array_equal(
+        plain.predict_proba(TEXTS), probe.predict_proba(TEXTS)
+    )
+
+
+def test_a_callback_stops_learning_by_a_score_of_its_own(tiny, tmp_path):
+    seen = Patience(TEXTS, Y, enough=0.0)
+    probe = BertProbeClassifier(tiny, layer="mix", C=1.0, memory=tmp_path)
+    probe.set_callbacks(seen).fit(TEXTS, Y)
+    assert len(seen.scores["iteration"]) == probe.vectorizer_.n_iter_ == 1
+
+
+def test_scores_are_recorded(tiny, tmp_path):
+    monitor = callback.ScoringMonitor(scoring="accuracy")
+    probe = BertProbeClassifier(tiny, layer="mix", C=1.0, memory=tmp_path)
+    probe.set_callbacks(monitor).fit(TEXTS, Y)
+    rows = monitor.get_logs().data
+    names = [row["task_name"] for row in rows]
+    assert names.count("iteration") == probe.vectorizer_.n_iter_
+    assert names.count("head") == 1
+    assert all(0 <= row["accuracy"] <= 1 for row in rows)
 
 
 def test_a_bar_follows_into_the_linear_head(tiny, capsys):

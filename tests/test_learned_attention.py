@@ -46,6 +46,25 @@ def probe(model, **params):
     return BertProbeClassifier(model, pooling="learned_attention", **params)
 
 
+def test_layers_may_be_mixed_before_or_after_the_mean(tiny):
+    params = {"layer": "all", "layer_combination": "scalar_mix", "normalize": False}
+    mean = BertVectorizer(tiny, pooling="mean", **params).fit(TEXTS, Y)
+    factors = mean.gamma_ * mean.layer_weights_ / mean.layer_scales_[0]
+    assert factors.std() > 0
+    tokens = vectorizer(tiny, **params).fit(TEXTS, Y)  # for the states of its layers
+    expected = [
+        np.einsum("l,nlw->nw", factors, states).mean(axis=0)
+        for states in rows_of(tokens, TEXTS)
+    ]
+    np.testing.assert_allclose(mean.transform(TEXTS), expected, atol=2e-5)
+
+
+def rows_of(fitted, texts):
+    request = fitted._request(fitted._checkpoint())
+    rows = gather(iter_features(texts, request, Engine()), len(texts))
+    return [states.reshape(len(states), -1, fitted.width_) for states in rows]
+
+
 def states_of(fitted, texts):
     request = fitted._request(fitted._checkpoint())
     rows = gather(iter_features(texts, request, Engine()), len(texts))

@@ -1,11 +1,13 @@
 """Layer weights and token queries learned from labels."""
 
+import warnings
 from functools import partial
 
 import numpy as np
 import pytest
 from scipy.sparse import csr_array
 from scipy.special import softmax
+from sklearn.exceptions import ConvergenceWarning
 
 from sklearn_bert import learning as module
 from sklearn_bert import objective
@@ -50,12 +52,12 @@ def test_coordinates_of_the_minimiser_change_the_way_and_not_the_end(monkeypatch
     values, y = informative("multiclass", n_texts=1000)
     values = values @ np.diag(np.geomspace(0.01, 1, 8)).astype(np.float32)
     steps = []
-    found = fit_scalar_mix(values, y, C=1.0, on_step=lambda: steps.append(1))
+    found = fit_scalar_mix(values, y, C=1.0, on_step=lambda now: steps.append(1))
     monkeypatch.setattr(
         "scipy.linalg.cholesky", lambda curvature, **_: 0.1 * np.eye(len(curvature))
     )
     slowly = []
-    plain = fit_scalar_mix(values, y, C=1.0, on_step=lambda: slowly.append(1))
+    plain = fit_scalar_mix(values, y, C=1.0, on_step=lambda now: slowly.append(1))
     np.testing.assert_allclose(found.weights, plain.weights, atol=0.02)
     assert 2 * len(steps) < len(slowly)
 
@@ -89,7 +91,7 @@ def test_mini_batches_find_what_full_batches_find(kind, monkeypatch):
     monkeypatch.setattr(objective, "_FULL_BYTES", 0)
     monkeypatch.setattr(objective, "_TEXTS_PER_STEP", 16)
     epochs = []
-    mix = fit_scalar_mix(values, y, on_step=lambda: epochs.append(1))
+    mix = fit_scalar_mix(values, y, on_step=lambda now: epochs.append(1))
     np.testing.assert_allclose(mix.weights, whole.weights, atol=0.03)
     np.testing.assert_array_equal(fit_scalar_mix(values, y).weights, mix.weights)
     assert len(epochs) > objective._EPOCHS
@@ -116,8 +118,29 @@ def test_a_callback_ends_mini_batches_after_an_epoch(monkeypatch):
         return minimise(*args)
 
     monkeypatch.setattr(objective.Objective, "_descend_by_parts", counted)
-    fit_scalar_mix(values, y, on_step=lambda: calls.append(1))
+    fit_scalar_mix(values, y, on_step=lambda now: calls.append(1))
     assert len(calls) == objective._EPOCHS
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # the head's start
+        fit_scalar_mix(values, y, max_iter=2, on_step=lambda now: calls.append(1))
+    assert len(calls) == 2
+
+
+@pytest.mark.parametrize("full_bytes", [0, 2**32])
+def test_what_a_step_is_given_is_what_ending_there_returns(monkeypatch, full_bytes):
+    values, y = informative("binary")
+    monkeypatch.setattr(objective, "_FULL_BYTES", full_bytes)
+    given = []
+
+    def end_after_eight(now):
+        given.append(now())
+        return len(given) == 8
+
+    mix = fit_scalar_mix(values, y, on_step=end_after_eight)
+    assert len(given) == 8
+    np.testing.assert_array_equal(given[-1].weights, mix.weights)
+    assert given[-1].gamma == mix.gamma
+    assert np.abs(given[4].weights - mix.weights).max() > 0
 
 
 def test_a_sparse_multilabel_target_is_read():
