@@ -134,7 +134,7 @@ docs: $(VENV)/.installed-docs  ## Build the site into docs/_build/html; warnings
 	@rm -rf docs/api  # generated; a page of a name that is gone would be an orphan
 	$(BIN)/python -m sphinx -W --keep-going -n -b html docs docs/_build/html
 
-BENCHMARKS := encode layers grid_search store scale precision jobs gpu probe sweep finetune frozen_vs_finetuned tokens long_documents export mix
+BENCHMARKS := encode layers grid_search store scale precision jobs gpu probe sweep finetune frozen_vs_finetuned tokens long_documents export mix mini_batches
 
 .PHONY: bench
 bench: $(VENV)/.installed-bench  ## Run a short form of every benchmark; ARGS="--keep" keeps results

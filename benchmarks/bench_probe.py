@@ -3,8 +3,8 @@
 Protocol: the default model, frozen, mean pooling, on labelled texts from a directory
 (`--data`, or the environment variable SKLEARN_BERT_DATA): movie-review polarity,
 subjectivity, intents of CLINC150 and six probing tasks on UD English EWT. From each,
-five samples of 1,200 texts drawn at random; two thirds of each, stratified, to train on
-and a third to score.
+five times 800 texts to train on and up to 2,000 others to score, drawn anew each time
+and stratified.
 Every row is a `BertProbeClassifier` with its defaults (standardized features, linear
 head, C=0.01) and another `layer`, under mean pooling or learned attention (token states
 in float16). Reported are the mean accuracy over the samples, the mean difference to the
@@ -13,7 +13,8 @@ each layer was chosen by "cv" or weighted most by "mix". All rows read the featu
 one pass over a sample from one store. Without the data, docstring summaries of two
 packages stand in, so that the script can be tried anywhere.
 
-Command: ``python benchmarks/bench_probe.py [--data DIR] [--texts N] [--samples N]``
+Command: ``python benchmarks/bench_probe.py [--data DIR] [--texts N] [--scored N]
+[--samples N]``
 """
 
 from __future__ import annotations
@@ -72,9 +73,10 @@ def read(data: Path) -> dict[str, tuple[list[str], np.ndarray]]:
 
 
 def compare(
-    texts: list[str], labels: np.ndarray, n_texts: int, n_samples: int
+    texts: list[str], labels: np.ndarray, sizes: tuple[int, int], n_samples: int
 ) -> dict[str, object]:
-    runs = [score(*draw(texts, labels, n_texts, seed)) for seed in range(n_samples)]
+    samples = [draw(labels, sizes, seed) for seed in range(n_samples)]
+    runs = [score(texts, labels, *rows) for rows in samples]
     last = np.array([run["last layer"]["score"] for run in runs])
     rows = {}
     for name in PROBES:
@@ -88,7 +90,8 @@ def compare(
             "layers": [run[name]["layer"] for run in runs if "layer" in run[name]],
         }
     return {
-        "n_texts": min(n_texts, len(texts)),
+        "n_texts": len(samples[0][0]),
+        "n_scored": len(samples[0][1]),
         "n_classes": len(set(labels.tolist())),
         "n_samples": n_samples,
         "rows": rows,
@@ -96,18 +99,19 @@ def compare(
 
 
 def draw(
-    texts: list[str], labels: np.ndarray, n_texts: int, seed: int
-) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray]:
-    """Return a sample, less classes of fewer than three, and its two parts' rows."""
+    labels: np.ndarray, sizes: tuple[int, int], seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows to train on and to score; classes of one or two are left out."""
     from sklearn.model_selection import train_test_split
 
-    rows = np.random.default_rng(seed).permutation(len(labels))[:n_texts]
-    counts = Counter(labels[rows].tolist())
-    rows = np.array([row for row in rows if counts[labels[row]] >= 3])
+    counts = Counter(labels.tolist())
+    rows = np.array([i for i, label in enumerate(labels) if counts[label] > 2])
+    n_texts = min(sizes[0], 2 * len(rows) // 3)
     train, test = train_test_split(
-        np.arange(len(rows)), test_size=1 / 3, stratify=labels[rows], random_state=seed
-    )
-    return [texts[row] for row in rows], labels[rows], train, test
+        rows, train_size=n_texts, test_size=min(sizes[1], len(rows) - n_texts),
+        stratify=labels[rows], random_state=seed,
+    )  # fmt: skip
+    return train, test
 
 
 def score(
@@ -155,18 +159,20 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     data = os.environ.get("SKLEARN_BERT_DATA", "no-such-directory")
     parser.add_argument("--data", type=Path, default=Path(data))
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
-    parser.add_argument("--texts", type=int, default=1200)
+    parser.add_argument("--texts", type=int, default=800)
+    parser.add_argument("--scored", type=int, default=2000)
     parser.add_argument("--samples", type=int, default=5)
 
 
 def main() -> None:
-    short = {"texts": 200, "samples": 2, "tasks": ["polarity", "tense"]}
+    short = {"texts": 130, "scored": 70, "samples": 2, "tasks": ["polarity", "tense"]}
     options = common.parse(__doc__, add_options, short)
     warnings.simplefilter("ignore")  # truncation, rare classes
     keeper = common.Keeper("probe", options)
     for task, (texts, labels) in read(options.data).items():
         if task in options.tasks or task not in TASKS:
-            facts = compare(texts, labels, options.texts, options.samples)
+            sizes = options.texts, options.scored
+            facts = compare(texts, labels, sizes, options.samples)
             keeper.add(task, facts)
             common.say(f"{task}: done")
     print(report(keeper.results))

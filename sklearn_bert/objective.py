@@ -43,8 +43,8 @@ _TOLERANCE = 3e-4
 _MEMORY = 20  # steps that L-BFGS recalls; with 10 it takes up to an eighth more of them
 # L-BFGS needs 20 to 100 passes. Where one reads more than this, and perhaps not from
 # memory, mini-batches need five: 400,000 texts of 7 layers, 90,000 texts' token states.
-# With 100,000 texts both take the same time; with 10,000 mini-batches move weights by
-# a tenth.
+# In memory both take the same time (benchmarks/bench_mini_batches.py), and mini-batches
+# move a layer's weight by a tenth.
 _FULL_BYTES = 2**32
 _EPOCHS = 5
 _TEXTS_PER_STEP = 256

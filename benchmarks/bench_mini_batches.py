@@ -1,0 +1,130 @@
+"""Measure mini-batches beside full passes where layer weights are learned.
+
+Protocol: the features of labelled film reviews by all layers of the default model, mean
+pooling, from a directory (`--data`, or the environment variable SKLEARN_BERT_DATA);
+without them, docstring summaries of two topics stand in. Where more texts are asked for
+than there are, they repeat, each time with other noise of a tenth of their spread. Both
+minimisers learn the same mix from the same array in memory, in turns in one process, by
+the process's own time; the first round is not counted. Reported are the ratio of times,
+in how many steps L-BFGS was done, and by how much the weights of the layers differ.
+
+Command: ``python benchmarks/bench_mini_batches.py [--data DIR] [--sizes N ...]
+[--rounds N] [--keep | --out FILE] [--short]``
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+import time
+import warnings
+from pathlib import Path
+
+import common
+import numpy as np
+from bench_mix import read
+
+FULL, PARTS = "L-BFGS on all texts", "mini-batches"
+
+
+def features_of(texts: list[str], memory: str) -> np.ndarray:
+    """Return the features of all layers, (n_texts, 1, n_layers, width)."""
+    from sklearn_bert import BertVectorizer
+
+    vectorizer = BertVectorizer(pooling="mean", layer="all", memory=memory)
+    values = vectorizer.fit_transform(texts)
+    return values.reshape(len(texts), 1, -1, vectorizer.width_)
+
+
+def repeated(values: np.ndarray, n_texts: int) -> np.ndarray:
+    """Return as many texts as asked for; repeats differ by noise."""
+    random = np.random.default_rng(0)
+    block = np.empty((n_texts, *values.shape[1:]), dtype=np.float32)
+    spread = 0.1 * values.std(axis=0)
+    for start in range(0, n_texts, len(values)):
+        part = block[start : start + len(values)]
+        part[:] = values[: len(part)]
+        if start:
+            part += spread * random.standard_normal(part.shape, dtype=np.float32)
+    return block
+
+
+def compare(block: np.ndarray, labels: np.ndarray, rounds: int) -> dict:
+    from sklearn_bert import objective
+    from sklearn_bert.learning import fit_scalar_mix
+
+    seconds: dict[str, list[float]] = {FULL: [], PARTS: []}
+    weights, n_steps = {}, 0
+    for _ in range(rounds + 1):
+        for name, limit in ((FULL, np.inf), (PARTS, 0)):
+            steps: list[object] = []
+            objective._FULL_BYTES = limit
+            started = time.process_time()
+            # None is returned, which ends nothing.
+            mix = fit_scalar_mix(block, labels, on_step=steps.append)
+            seconds[name].append(time.process_time() - started)
+            weights[name] = mix.weights
+            if name == FULL:
+                n_steps = len(steps)
+    return {
+        "n_texts": len(block),
+        "n_layers": block.shape[2],
+        "gigabytes": round(block.nbytes / 1e9, 2),
+        "rounds": rounds,
+        "n_steps": n_steps,
+        "seconds": {name: common.rounded(v[1:]) for name, v in seconds.items()},
+        "ratio": common.ratios(seconds[FULL][1:], seconds[PARTS][1:]),
+        "difference": round(float(np.abs(weights[FULL] - weights[PARTS]).max()), 3),
+    }
+
+
+def report(results: dict) -> str:
+    """Return the table of results, in Markdown."""
+    rows = [
+        (
+            f"{facts['n_texts']:,}",
+            f"{facts['gigabytes']:.1f} GB",
+            facts["n_steps"],
+            *(f"{np.median(facts['seconds'][name]):.1f}" for name in (FULL, PARTS)),
+            common.with_range(facts["ratio"]),
+            f"{facts['difference']:.3f}",
+        )
+        for facts in results["cases"].values()
+    ]
+    header = (
+        "texts", "features", "steps", f"{FULL}, seconds", f"{PARTS}, seconds", "ratio",
+        "largest difference of a weight",
+    )  # fmt: skip
+    return common.table(header, rows)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    data = os.environ.get("SKLEARN_BERT_DATA", "no-such-directory")
+    parser.add_argument("--data", type=Path, default=Path(data))
+    sizes = [10_000, 30_000, 100_000, 300_000]
+    parser.add_argument("--sizes", type=int, nargs="+", default=sizes)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--memory", type=Path, help="keep the features there")
+
+
+def main() -> None:
+    short = {"sizes": [200, 1000], "rounds": 1}
+    options = common.parse(__doc__, add_options, short)
+    warnings.simplefilter("ignore")  # truncation
+    texts, labels = read(options.data, min(10_000, max(options.sizes)))
+    with tempfile.TemporaryDirectory() as place:
+        values = features_of(texts, str(options.memory or place))
+    keeper = common.Keeper("mini_batches", options)
+    for n_texts in options.sizes:
+        block = repeated(values, n_texts)
+        facts = compare(
+            block, np.resize(labels[: len(values)], n_texts), options.rounds
+        )
+        keeper.add(f"{n_texts} texts", facts)
+        del block
+    print(report(keeper.results))
+
+
+if __name__ == "__main__":
+    main()
