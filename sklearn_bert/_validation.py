@@ -29,6 +29,7 @@ __all__ = [
     "check_several_classes",
     "check_tags",
     "check_texts",
+    "check_within",
     "check_words",
     "is_integer",
     "level_outside",
@@ -400,11 +401,36 @@ def check_integer(
 
 def check_positive(name: str, value: Any) -> float:
     """Return value as a float if it is a finite number above 0, else raise."""
+    number = _check_number(name, value)
+    if not 0 < number < float("inf"):
+        raise ValueError(f"{name} must be finite and above 0, got {value!r}.")
+    return number
+
+
+def _check_number(name: str, value: Any) -> float:
     if not isinstance(value, numbers.Real) or isinstance(value, (bool, np.bool_)):
         raise TypeError(f"{name} must be a number, got {value!r}.")
-    if not 0 < float(value) < float("inf"):
-        raise ValueError(f"{name} must be finite and above 0, got {value!r}.")
     return float(value)
+
+
+def check_within(
+    name: str, value: Any, highest: float, *, is_open: bool = False
+) -> float:
+    """Return value as a float if it is a number from 0 to highest, else raise.
+
+    With `is_open` it must be below.
+    """
+    number = _check_number(name, value)
+    is_within = 0 <= number <= highest and number < float("inf")
+    if not is_within or (is_open and number == highest):
+        if is_open:
+            bound = f"at least 0 and below {highest:g}"
+        elif highest == float("inf"):
+            bound = "at least 0"
+        else:
+            bound = f"between 0 and {highest:g}"
+        raise ValueError(f"{name} must be {bound}, got {value!r}.")
+    return number
 
 
 def level_outside() -> int:

@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .checkpoint import Checkpoint, find_again, fingerprint_of
-from .network import Batch, Execution, Network, is_out_of_memory
+from .network import Batch, Execution, Network, is_out_of_memory, send
 from .pooling import (
     Members,
     aggregate,
@@ -428,7 +428,7 @@ class Encoder:
         return vectors
 
     def _on_device(self, array: NDArray[Any]) -> Tensor:
-        return torch.from_numpy(array).to(self.network.device)
+        return send(array, self.network.device)
 
     def _members(
         self, batch: Batch, starts: NDArray[np.int64], ends: NDArray[np.int64]

@@ -15,7 +15,6 @@ import contextlib
 import copy
 import functools
 import hashlib
-import numbers
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -37,6 +36,7 @@ from ._validation import (
     check_choice,
     check_integer,
     check_positive,
+    check_within,
     is_integer,
     level_outside,
 )
@@ -750,7 +750,7 @@ sequence of them, default="auto"
         else:
             head_warmup = check_integer("head_warmup", head_warmup, minimum=0)
         patience = check_integer("n_iter_no_change", self.n_iter_no_change, minimum=1)
-        _check_within("validation_fraction", self.validation_fraction, 1.0)
+        check_within("validation_fraction", self.validation_fraction, 1.0)
         max_norm = self.max_grad_norm
         if max_norm is not None:
             max_norm = check_positive("max_grad_norm", max_norm)
@@ -766,11 +766,11 @@ sequence of them, default="auto"
             head_learning_rate=check_positive(
                 "head_learning_rate", self.head_learning_rate
             ),
-            layer_decay=_check_within("layer_decay", self.layer_decay, 1.0),
-            warmup=_check_within("warmup", self.warmup, 1.0),
-            weight_decay=_check_within("weight_decay", self.weight_decay, np.inf),
+            layer_decay=check_within("layer_decay", self.layer_decay, 1.0),
+            warmup=check_within("warmup", self.warmup, 1.0),
+            weight_decay=check_within("weight_decay", self.weight_decay, np.inf),
             max_grad_norm=max_norm,
-            label_smoothing=_check_within(
+            label_smoothing=check_within(
                 "label_smoothing", self.label_smoothing, 1.0, is_open=True
             ),
             n_iter_no_change=patience if self.early_stopping else None,
@@ -870,25 +870,3 @@ def _class_weight(written: Any) -> Any:
     if is_of_labels or [] in written:  # a mapping per label
         return [dict(pairs) for pairs in written]
     return dict(written)
-
-
-def _check_within(
-    name: str, value: Any, highest: float, *, is_open: bool = False
-) -> float:
-    """Return value as a float if it is a number from 0 to highest, else raise.
-
-    With `is_open` it must be below.
-    """
-    if not isinstance(value, numbers.Real) or isinstance(value, (bool, np.bool_)):
-        raise TypeError(f"{name} must be a number, got {value!r}.")
-    number = float(value)
-    is_within = 0 <= number <= highest and number < np.inf
-    if not is_within or (is_open and number == highest):
-        if is_open:
-            bound = f"at least 0 and below {highest:g}"
-        elif highest == np.inf:
-            bound = "at least 0"
-        else:
-            bound = f"between 0 and {highest:g}"
-        raise ValueError(f"{name} must be {bound}, got {value!r}.")
-    return number

@@ -9,8 +9,6 @@ Level 1 of the module map: imports `_validation` and `callbacks`.
 
 from __future__ import annotations
 
-import math
-import numbers
 from typing import Any
 
 import numpy as np
@@ -34,6 +32,7 @@ from ._validation import (
     check_labels,
     check_positive,
     check_several_classes,
+    check_within,
 )
 from .callbacks import Task
 
@@ -75,7 +74,7 @@ class HasHead:
         check_bool("standardize", self.standardize)
         C = check_positive("C", self.C)
         hidden_size = check_integer("hidden_size", self.hidden_size, minimum=1)
-        dropout = _check_dropout(self.dropout)
+        dropout = check_within("dropout", self.dropout, 1.0, is_open=True)
         max_iter = check_integer("max_iter", self.max_iter, minimum=1)
         if not isinstance(self.head, str):
             if not (is_classifier(self.head) and hasattr(self.head, "fit")):
@@ -228,16 +227,6 @@ class DropoutMLPClassifier(MLPClassifier):
         outputs[...] = softmax(scores, axis=1) if is_softmax else expit(scores)
         self._n_thinned += 1
         return activations
-
-
-def _check_dropout(dropout: Any) -> float:
-    is_number = isinstance(dropout, numbers.Real) and not isinstance(dropout, bool)
-    if not is_number or not math.isfinite(dropout) or not 0 <= dropout < 1:
-        raise ValueError(
-            "dropout must be a number of at least 0 and below 1, the share of hidden "
-            f"units left out, got {dropout!r}."
-        )
-    return float(dropout)
 
 
 def weigh(

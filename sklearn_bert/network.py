@@ -30,7 +30,7 @@ from .checkpoint import Checkpoint
 from .kernels import pack_linears, unpack
 from .tokenizer import Ids, quiet
 
-__all__ = ["Batch", "Execution", "Network", "is_out_of_memory"]
+__all__ = ["Batch", "Execution", "Network", "is_out_of_memory", "send"]
 
 _DTYPES = {
     "float32": torch.float32,
@@ -232,10 +232,7 @@ class Network:
         return Batch({**inputs, "packing": packing}, starts, lengths, n_rows, packing)
 
     def _send(self, numbers: NDArray[np.int64]) -> Tensor:
-        tensor = torch.from_numpy(numbers)
-        if self.device.type == "cuda":
-            return tensor.pin_memory().to(self.device, non_blocking=True)
-        return tensor.to(self.device)
+        return send(numbers, self.device)
 
     def run(self, batch: Batch, last: int, use: Use) -> Any:
         """Run a batch up to layer `last`, handing each layer to `use` as it passes.
@@ -439,6 +436,14 @@ def _rounded(n_tokens: int) -> int:
     n_bits = n_tokens.bit_length()
     step = 1 << (n_bits - 6 if n_tokens >= _LARGE else max(3, n_bits - 4))
     return -(-n_tokens // step) * step
+
+
+def send(numbers: NDArray[Any], device: torch.device) -> Tensor:
+    """Return an array on a device; to a GPU it is copied while the CPU goes on."""
+    tensor = torch.from_numpy(numbers)
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -8,8 +8,8 @@ a generator, and a run that was killed goes on to the same weights.
 
 What a text, a label or a parameter may be is decided elsewhere, in `finetune`.
 
-Level 6 of the module map: imports `_validation`, `claims`, `ragged` and `tuned`. Only
-`finetune` imports it, when there is something to train.
+Level 6 of the module map: imports `_validation`, `claims`, `network`, `ragged` and
+`tuned`. Only `finetune` imports it, when there is something to train.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ from torch.nn import functional as F
 
 from ._validation import level_outside
 from .claims import release, try_lock
+from .network import send
 from .ragged import Ragged, Spool
 from .tuned import TunedNetwork
 
@@ -442,9 +443,8 @@ class Trainer:
             layer = max(self._states)
             given = layer, list(self._states[layer][rows])
         scores = self.network.scores([self._pieces[i] for i in rows], given)
-        device = scores.device
-        targets = torch.from_numpy(self.data.targets[rows]).to(device)
-        weights = torch.from_numpy(self.data.weights[rows]).to(device)
+        targets = send(self.data.targets[rows], scores.device)
+        weights = send(self.data.weights[rows], scores.device)
         losses = _losses(scores, targets, self.recipe.label_smoothing)
         loss = (weights * losses).sum() / n_in_step
         value = float(loss.detach())

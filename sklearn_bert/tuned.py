@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 from .checkpoint import TOKENIZER_FILES, Checkpoint
 from .encoder import resolve_device
-from .network import find_blocks, is_out_of_memory, load_model
+from .network import find_blocks, is_out_of_memory, load_model, send
 from .pooling import Members, pool
 from .ragged import Ragged, Spool
 from .tokenizer import PROBES, Ids, Tokenizer, quiet
@@ -274,7 +274,7 @@ class TunedNetwork:
             filled = np.zeros((*is_token.shape, self.checkpoint.width), np.float32)
             for row, own in zip(filled, rows, strict=True):
                 row[: len(own)] = own
-            states = torch.from_numpy(filled).to(self.device)
+            states = send(filled, self.device)
         if given is None or layer < self.n_layers:
             ids = np.full(is_token.shape, self.tokenizer.pad_id, dtype=np.int64)
             ids[is_token] = np.concatenate(pieces)
@@ -282,15 +282,13 @@ class TunedNetwork:
             try:
                 with self._precision():
                     states = self.model(
-                        input_ids=torch.from_numpy(ids).to(self.device),
-                        attention_mask=torch.from_numpy(is_token.astype(np.int64)).to(
-                            self.device
-                        ),
+                        input_ids=send(ids, self.device),
+                        attention_mask=send(is_token.astype(np.int64), self.device),
                     ).last_hidden_state
             finally:
                 self._given = None
         assert states is not None
-        return states.float(), torch.from_numpy(counted).to(self.device)
+        return states.float(), send(counted, self.device)
 
     def _precision(self) -> Any:
         half = _HALVES.get(self.design.dtype)

@@ -108,8 +108,14 @@ def test_a_probe_passes_its_dropout_on(tiny):
     assert type(plain) is MLPClassifier
 
 
-@pytest.mark.parametrize("dropout", [-0.1, 1.0, np.nan, True, "half"])
-def test_a_dropout_out_of_range_is_refused(tiny, dropout):
+@pytest.mark.parametrize(
+    ("dropout", "error", "message"),
+    [
+        *((value, ValueError, "at least 0 and below 1") for value in (-0.1, 1, np.nan)),
+        *((value, TypeError, "a number") for value in (True, "half", None)),
+    ],
+)
+def test_a_dropout_out_of_range_is_refused(tiny, dropout, error, message):
     probe = BertProbeClassifier(tiny, head="mlp", dropout=dropout)
-    with pytest.raises(ValueError, match=r"dropout must be a number of at least 0"):
+    with pytest.raises(error, match=rf"dropout must be {message}, got"):
         probe.fit(["a", "b"], [0, 1])
