@@ -55,6 +55,7 @@ _GPU_WINDOWS = 16  # times as much per window: a GPU takes all of it in a few ba
 _READ_BYTES = 32 * 2**20
 _LARGE_BYTES = 2**30
 _CHARACTERS = 3  # a token, roughly; only the size of windows depends on it
+_MERGE_EVERY = 64  # windows of one call
 _PATIENCE = 10  # waits of about a second before a run says what it waits for
 _REMEMBERED = 20_000  # texts counted to notice that they are encoded again and again
 
@@ -560,7 +561,7 @@ class _Run:
         pending = self._longest_first(pending)
         self._announce(store, pending)
         n_workers = _n_workers(self.engine.n_jobs)
-        waited = 0
+        waited = n_unmerged = 0
         with _progress(len(pending), self.engine.verbose) as bar:
             while len(pending):
                 next_windows = self._windows(pending[: n_workers * self._window_texts])
@@ -573,6 +574,10 @@ class _Run:
                     blocks = list(self._encode_and_keep(store, window, seen))
                 for which, encoded in blocks:
                     yield which, encoded.n_tokens, self._block(encoded)
+                n_unmerged += len(blocks)
+                if n_unmerged >= _MERGE_EVERY:  # every window looks into every shard
+                    store.merge(seen)
+                    n_unmerged = 0
                 done = len(pending)
                 pending = pending[~np.isin(pending, window)]
                 new |= store.refresh() - seen

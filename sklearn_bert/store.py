@@ -426,10 +426,20 @@ class FeatureStore:
             self._shards[name] = open_shard(self.directory / name, self.space)
         return name
 
-    def merge(self) -> int:
+    def merge(self, seen: set[str] | None = None) -> int:
         """Merge shards of about one size where there are many; return how many went.
 
         Rows stay readable throughout: the merged shard appears before the old ones go.
+
+        Parameters
+        ----------
+        seen : set of str, default=None
+            Names of shards that the caller has looked into; a shard merged from such
+            shards alone is added.
+
+        Returns
+        -------
+        int
         """
         removed = 0
         if not self._can_write:
@@ -441,7 +451,7 @@ class FeatureStore:
             try:
                 while group := self._mergeable():
                     with contextlib.suppress(Unreadable):  # left out from now on
-                        removed += self._merge_group(group)
+                        removed += self._merge_group(group, seen)
             except OSError as error:
                 logger.info("merging shards of %s: %s", self.directory, error)
         return removed
@@ -462,7 +472,7 @@ class FeatureStore:
                 return group[: int(np.searchsorted(sizes, _MERGE_MAX_BYTES, "right"))]
         return []
 
-    def _merge_group(self, group: list[Shard]) -> int:
+    def _merge_group(self, group: list[Shard], seen: set[str] | None) -> int:
         keys, first = np.unique(
             np.concatenate([shard.keys for shard in group]), return_index=True
         )
@@ -502,6 +512,8 @@ class FeatureStore:
             None if group[0].starts is None else counts,
             last_access=max(shard.last_access() for shard in group),
         )
+        if seen is not None and seen.issuperset(shard.path.name for shard in group):
+            seen.add(name)
         for shard in group:
             try:
                 remove_shard(shard.path)

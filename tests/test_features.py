@@ -8,13 +8,14 @@ import sys
 import numpy as np
 import pytest
 
-from sklearn_bert import BertVectorizer
+from sklearn_bert import BertVectorizer, features
 from sklearn_bert.features import Engine, _Run
+from sklearn_bert.store import FeatureStore
 
 CODE = """
 import json, resource, sys, warnings
 import numpy as np
-from sklearn_bert import BertVectorizer
+from sklearn_bert import BertVectorizer, features
 
 warnings.simplefilter("ignore")
 model, memory, n_texts = sys.argv[1], sys.argv[2] or None, int(sys.argv[3])
@@ -39,9 +40,39 @@ def test_windows_of_long_texts_hold_few_of_them(tiny):
     assert [len(window) for window in short._windows(np.arange(1000))] == [512, 488]
 
 
+def test_shards_are_merged_during_a_long_call(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(features, "_WINDOW_TEXTS", 2)
+    monkeypatch.setattr(features, "_MERGE_EVERY", 16)
+    n_shards, looked = [], []
+    append, located = FeatureStore.append, _Run._located
+
+    def counted(self, *args):
+        name = append(self, *args)
+        n_shards.append(len(self._shards))
+        return name
+
+    def noted(self, *args):
+        looked.append(1)
+        return located(self, *args)
+
+    monkeypatch.setattr(FeatureStore, "append", counted)
+    monkeypatch.setattr(_Run, "_located", noted)
+    texts = [f"text {i}" for i in range(256)]
+    found = BertVectorizer(tiny, memory=tmp_path).fit_transform(texts)
+    assert len(n_shards) == 128
+    assert max(n_shards) <= 16 + 3 * 8
+    assert len(looked) <= 128  # its own merged shards are not looked into again
+    monkeypatch.undo()
+    np.testing.assert_allclose(
+        found, BertVectorizer(tiny).fit_transform(texts), atol=1e-6
+    )
+    again = BertVectorizer(tiny, memory=tmp_path).fit_transform(texts)
+    np.testing.assert_array_equal(again, found)
+
+
 FORKED = """
 import multiprocessing, os, sys, threading
-from sklearn_bert import BertVectorizer
+from sklearn_bert import BertVectorizer, features
 model, memory = sys.argv[1:]
 vectorizer = BertVectorizer(model, memory=memory).fit([])
 vectorizer.transform([f"text {i}" for i in range(50)])
