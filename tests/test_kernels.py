@@ -25,11 +25,14 @@ def test_a_packed_layer_equals_the_plain_one(n_rows, bias):
     torch.testing.assert_close(packed, linear(states), atol=1e-5, rtol=1e-5)
 
 
-def test_a_fused_gelu_is_the_exact_one():
+@pytest.mark.parametrize("capability", ["AVX2", "AVX512", "DEFAULT"])
+def test_a_gelu_is_the_exact_one_fused_or_not(monkeypatch, capability):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     linear, states = nn.Linear(48, 80), torch.randn(30, 48)
     expected = nn.functional.gelu(linear(states))
-    packed = PackedLinear(linear, "gelu")(states)
-    torch.testing.assert_close(packed, expected, atol=1e-5, rtol=1e-5)
+    layer = PackedLinear(linear, "gelu")
+    assert layer.is_fused == (capability == "AVX512")
+    torch.testing.assert_close(layer(states), expected, atol=1e-5, rtol=1e-5)
 
 
 def load(tmp_path, name):
