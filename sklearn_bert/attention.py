@@ -50,7 +50,8 @@ class Packing:
         Tokens after the last text that belong to none.
     wants_received : bool
         Whether to keep the attention that each token receives.
-    device : torch.device
+    offsets : Tensor of shape (n_texts + 1,), int32
+        Where each text begins, and the last one ends, on the device.
 
     Attributes
     ----------
@@ -62,7 +63,7 @@ class Packing:
     """
 
     def __init__(
-        self, lengths: list[int], n_spare: int, wants_received: bool, device: Any
+        self, lengths: list[int], n_spare: int, wants_received: bool, offsets: Tensor
     ) -> None:
         self.runs: list[tuple[int, int]] = []
         for length in lengths:
@@ -74,8 +75,7 @@ class Packing:
         self.n_spare = n_spare
         self.wants_received = wants_received
         self.received: Tensor | None = None
-        ends = torch.tensor([0, *lengths]).cumsum(0, dtype=torch.int32)
-        self.offsets = ends.to(device)
+        self.offsets = offsets
 
 
 def has_variable_length_kernel(device: torch.device, dtype: torch.dtype) -> bool:

@@ -603,8 +603,9 @@ def _to_host(vectors: Vectors) -> tuple[Vectors, torch.Event | None]:
     for column, i, pooled in vectors:
         copy = torch.empty(pooled.shape, dtype=pooled.dtype, pin_memory=True)
         copies.append((column, i, copy.copy_(pooled, non_blocking=True)))
-    event = torch.Event(device=vectors[0][2].device)
-    event.record()
+    device = vectors[0][2].device  # which need not be the current one
+    event = torch.Event(device=device)
+    event.record(torch.cuda.current_stream(device))
     return copies, event
 
 

@@ -12,10 +12,11 @@ Level 3 of the module map: imports `attention`, `checkpoint`, `kernels` and `tok
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import pickle
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -218,8 +219,9 @@ class Network:
         ids[:n_tokens] = np.concatenate(texts)
         places = np.zeros(n_rows, dtype=np.int64)
         places[:n_tokens] = np.arange(n_tokens) - np.repeat(starts, lengths)
+        ends = np.append(starts, n_tokens).astype(np.int32)
         packing = Packing(
-            lengths.tolist(), n_rows - n_tokens, wants_attention, self.device
+            lengths.tolist(), n_rows - n_tokens, wants_attention, self._send(ends)
         )
         inputs = {
             "input_ids": self._send(ids[None]),
@@ -231,7 +233,7 @@ class Network:
         inputs = {name: value for name, value in inputs.items() if name in self._takes}
         return Batch({**inputs, "packing": packing}, starts, lengths, n_rows, packing)
 
-    def _send(self, numbers: NDArray[np.int64]) -> Tensor:
+    def _send(self, numbers: NDArray[Any]) -> Tensor:
         return send(numbers, self.device)
 
     def run(self, batch: Batch, last: int, use: Use) -> Any:
@@ -266,9 +268,19 @@ class Network:
             tap.read(output.last_hidden_state)
             return output
 
-    def _exact(self) -> Any:
-        """Keep a caller's autocast from changing the precision that the key names."""
-        return torch.autocast(self.device.type, enabled=False)
+    @contextlib.contextmanager
+    def _exact(self) -> Iterator[None]:
+        """Keep a caller's settings from changing the precision that the key names."""
+        asked = torch.get_float32_matmul_precision()
+        with torch.autocast(self.device.type, enabled=False):
+            if asked == "highest":
+                yield
+                return
+            torch.set_float32_matmul_precision("highest")  # no TF32, no bfloat16
+            try:
+                yield
+            finally:
+                torch.set_float32_matmul_precision(asked)
 
     def _use_attention(self, name: str) -> None:
         """Switch to an attention function of transformers, where there is a choice."""
