@@ -43,7 +43,7 @@ from ._validation import (
 from .callbacks import CallbackSupportMixin, Task, with_callbacks
 from .checkpoint import DEFAULT_MODEL, Checkpoint, find_checkpoint
 from .estimators import ModelEstimator
-from .heads import check_sample_weight, check_target, weigh
+from .heads import check_one_score, check_sample_weight, check_target, weigh
 from .persistence import Trained, plain, read
 from .pooling import read_pooling
 
@@ -166,7 +166,8 @@ sequence of them, default="auto"
         Where the state is kept after each epoch, in one file that replaces the last,
         of 12 bytes per trained weight (16 with `early_stopping`). A fit that was killed
         goes on from there, to the same weights; one of other texts, labels or
-        parameters is refused, and so is a second one at the same time.
+        parameters is refused, and so is a second one at the same time, where
+        directories can be locked (not on Windows).
     weights_in_pickle : bool, default=True
         Whether a pickle carries the trained weights, 4 bytes each. If False, it carries
         the path given to `save`, which must have been called.
@@ -340,6 +341,7 @@ sequence of them, default="auto"
         """
         for name in _LEARNED:  # a fit that fails leaves nothing behind
             self.__dict__.pop(name, None)
+        check_one_score(self.scoring)
         batch_size = self._check_machine()
         place = self._checkpoint_place()
         texts = self._read_texts(X, is_fit=True)
@@ -460,6 +462,7 @@ sequence of them, default="auto"
             as JSON.
         """
         check_is_fitted(self)
+        self._refuse_changes()
         params = self.get_params(deep=False)
         facts = {
             "params": {name: plain(name, value) for name, value in params.items()},
@@ -537,15 +540,19 @@ sequence of them, default="auto"
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "_trained")
 
-    def _scores(self, X: Any) -> np.ndarray:
-        """Return the head's outputs, (n_texts, n_outputs)."""
-        check_is_fitted(self)
+    def _refuse_changes(self) -> None:
+        """Refuse to go on with parameters that fit has not seen."""
         for name, now in self._decisive().items():
             if now != self._fitted_params[name]:
                 raise ValueError(
                     f"{name} was {self._fitted_params[name]!r} in fit and is {now!r} "
                     "now; call fit again after set_params."
                 )
+
+    def _scores(self, X: Any) -> np.ndarray:
+        """Return the head's outputs, (n_texts, n_outputs)."""
+        check_is_fitted(self)
+        self._refuse_changes()
         batch_size = self._check_machine()
         texts = self._read_texts(X, is_fit=False)
         return np.asarray(self._network().predict(texts, batch_size))
@@ -632,17 +639,22 @@ sequence of them, default="auto"
         train, held_out = train_test_split(
             rows, test_size=n_out, random_state=seed, stratify=stratify
         )
+        if y.ndim == 1:  # a class is never held out as a whole
+            is_lost = ~np.isin(y[held_out], y[train])
+            lost, first = np.unique(y[held_out[is_lost]], return_index=True)
+            back = np.flatnonzero(is_lost)[first]
+            train = np.append(train, held_out[back])
+            held_out = np.delete(held_out, back)
+            if not len(held_out):
+                raise ValueError(
+                    f"early_stopping=True would hold out all texts of {lost.tolist()}; "
+                    "give more texts of each class, or early_stopping=False."
+                )
         return train, held_out
 
     def _weights(self, y: np.ndarray, sample_weight: Any) -> np.ndarray | None:
         """Return the weight of each text, or None if all count alike."""
-        given = check_sample_weight(sample_weight, len(y))
-        if given is not None and given.min() < 0:
-            raise ValueError(
-                "sample_weight must not be negative, first in row "
-                f"{int(np.flatnonzero(given < 0)[0])}."
-            )
-        return weigh(y, self.class_weight, given)
+        return weigh(y, self.class_weight, check_sample_weight(sample_weight, len(y)))
 
     # Parameters
 

@@ -43,7 +43,7 @@ from ._validation import level_outside
 from .claims import release, try_lock
 from .network import send
 from .ragged import Ragged, Spool
-from .tuned import TunedNetwork
+from .tuned import DRAWING, TunedNetwork
 
 __all__ = ["Data", "Recipe", "Trainer", "seed_of"]
 
@@ -244,12 +244,15 @@ class Trainer:
         for layer in [k for k in layers if not self.network.can_start_at(k)]:
             logger.info("layer %d cannot be started from: frozen layers rerun", layer)
             layers.remove(layer)
-        n_spared = sum(layer * uses[layer] for layer in layers)  # passes of a block
-        if self.recipe.head_warmup != "probe" and n_spared <= max(layers, default=0):
+        layers.sort(key=lambda layer: (-layer * uses[layer], layer))
+        is_free = self.recipe.head_warmup == "probe"  # that pass runs in any case
+        if not is_free and not _spares(layers, uses):
             return []
-        to_come = set(self.schedule[len(self.history) :])
-        layers = sorted(to_come & set(layers), key=lambda k: (-k * uses[k], k))
-        return layers[: _room(self._lengths, self.network.checkpoint.width, layers)]
+        layers = layers[: _room(self._lengths, self.network.checkpoint.width, layers)]
+        if not is_free and not _spares(layers, uses):
+            return []
+        to_come = self.schedule[len(self.history) :]
+        return [layer for layer in layers if layer in to_come]
 
     def _solve_head(self, features: Any) -> None:
         """Fit the classifier alone on frozen features, as the probe does.
@@ -322,6 +325,7 @@ class Trainer:
         is_stuck = patience is not None and n_done - since >= patience
         return n_done >= self.recipe.max_iter or is_stuck
 
+    @torch.enable_grad()
     def run_epoch(self) -> None:
         """Train on every text once, score, enter it in `history`, keep a checkpoint."""
         started = time.perf_counter()
@@ -470,7 +474,8 @@ class Trainer:
         device = self.network.device
         devices = [device] if device.type == "cuda" else []
         seed = np.random.SeedSequence([self.recipe.seed, epoch]).generate_state(1)
-        with torch.random.fork_rng(devices):  # not of other devices
+        # The generator is the process's: fits in threads take turns, epoch by epoch.
+        with DRAWING, torch.random.fork_rng(devices):  # not of other devices
             torch.default_generator.manual_seed(int(seed[0]))
             if device.type == "cuda":
                 with torch.cuda.device(device):
@@ -610,6 +615,11 @@ def _facts(place: Path) -> dict[str, Any]:
     return facts
 
 
+def _spares(layers: list[int], uses: Mapping[int, int]) -> bool:
+    """Tell whether states spare more runs of a block than the pass that makes them."""
+    return sum(layer * uses[layer] for layer in layers) > max(layers, default=0)
+
+
 def _room(lengths: NDArray[np.int64], width: int, layers: list[int]) -> int:
     """Return how many layers' states fit on the disk, and warn if not all do."""
     needed = 4 * width * int(lengths.sum())
@@ -618,9 +628,9 @@ def _room(lengths: NDArray[np.int64], width: int, layers: list[int]) -> int:
     if n_fit < len(layers):
         warnings.warn(
             f"The states of frozen layers take {len(layers) * needed / 1e9:.1f} GB and "
-            f"the directory for temporary files has {free / 1e9:.1f} GB left, so "
-            f"{'some of ' if n_fit else ''}those layers run again in every epoch. "
-            "Point TMPDIR at a larger disk to avoid that.",
+            f"the directory for temporary files has {free / 1e9:.1f} GB left: those of "
+            f"{n_fit} of {len(layers)} layers are kept, and blocks below the others "
+            "run again in their epochs. Point TMPDIR at a larger disk to avoid that.",
             UserWarning,
             stacklevel=level_outside(),
         )

@@ -18,6 +18,7 @@ import functools
 import json
 import logging
 import shutil
+import threading
 import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -37,12 +38,15 @@ from .pooling import Members, pool
 from .ragged import Ragged, Spool
 from .tokenizer import PROBES, Ids, Tokenizer, quiet
 
-__all__ = ["Design", "TunedNetwork"]
+__all__ = ["DRAWING", "Design", "TunedNetwork"]
 
 logger = logging.getLogger(__name__)
 
 FloatArray = NDArray[np.float32]
 Weights = dict[str, NDArray[Any]]
+
+DRAWING = threading.Lock()
+"""Held while torch's generator, which is the process's, is set to draw from."""
 
 _CPU_TOKENS = 2048  # per forward pass
 _GPU_TOKENS = 65_536  # at most, and less where memory is short
@@ -179,7 +183,7 @@ class TunedNetwork:
         self.device = torch.device(resolve_device(device))
         self.tokenizer = Tokenizer(checkpoint)
         self._check_tokenizer()
-        with torch.random.fork_rng([]):  # weights that a checkpoint lacks are drawn
+        with DRAWING, torch.random.fork_rng([]):  # for weights that are not there
             self.model, has_pooler = load_model(checkpoint, "float32")
             self.head = Head(design, checkpoint.width)
         if not has_pooler and getattr(self.model, "pooler", None) is not None:

@@ -1,6 +1,7 @@
 """BertFineTuneClassifier: scikit-learn's contract, its promises, and its files."""
 
 import copy
+import itertools
 import json
 import pickle
 import shutil
@@ -656,22 +657,55 @@ def test_several_labels_are_smoothed_stopped_resumed_and_carried(tiny, tmp_path)
     assert len(whole.history_) == whole.n_iter_ == 6
     assert all(0 <= epoch["score"] <= 1 for epoch in whole.history_)
     expected = whole.predict_proba(TEXTS)
-    for place in tmp_path / "one", tmp_path / "two":
-        stopped = make(tiny, **options, checkpoint_dir=place)
-        stopped.fit(TEXTS, INDICATOR)
-    checkpoint = tmp_path / "one" / "checkpoint.safetensors"
-    finished = checkpoint.read_bytes()
-    again = make(tiny, **options, checkpoint_dir=tmp_path / "one").fit(TEXTS, INDICATOR)
-    assert checkpoint.read_bytes() == finished
+    resumed = make(tiny, **options, checkpoint_dir=tmp_path / "run")
+    step = Trainer._step
+    n_steps = itertools.count()
+
+    def broken(self, rows, rate):
+        if next(n_steps) == 2 * self._n_steps:
+            raise KeyboardInterrupt
+        return step(self, rows, rate)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "_step", broken)
+        with pytest.raises(KeyboardInterrupt):
+            clone(resumed).fit(TEXTS, INDICATOR)
+    n_left = itertools.count()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "_step", lambda *a: (next(n_left), step(*a))[1])
+        resumed.fit(TEXTS, INDICATOR)
+    assert 3 * next(n_left) == 2 * next(n_steps) - 2  # four epochs of six
     copy = pickle.loads(pickle.dumps(whole))
     whole.save(tmp_path / "saved")
     loaded = BertFineTuneClassifier.load(tmp_path / "saved")
-    for other in (again, copy, loaded):
+    for other in (resumed, copy, loaded):
         np.testing.assert_array_equal(other.predict_proba(TEXTS), expected)
         np.testing.assert_array_equal(other.predict(TEXTS), whole.predict(TEXTS))
         assert other.classes_.tolist() == [0, 1]
     plain = make(tiny, **{**options, "label_smoothing": 0.0}).fit(TEXTS, INDICATOR)
     assert np.abs(plain.predict_proba(TEXTS) - expected).max() > 1e-3
+
+
+def test_no_class_is_held_out_as_a_whole(tiny):
+    y = [0] * 9 + [1]
+    classifier = make(tiny, early_stopping=True, validation_fraction=0.5)
+    _, held_out = classifier._split(np.array(y), None, 0)
+    assert 9 not in held_out
+    for seed in range(30):
+        y = np.array([0] * 6 + [1] * 5 + [2])
+        train, held_out = classifier._split(y, None, seed)
+        assert sorted([*train, *held_out]) == list(range(12))
+        assert set(y[train]) == {0, 1, 2}
+    with pytest.raises(ValueError, match=r"would hold out all texts of \[\d\]"):
+        classifier._split(np.array([0, 1]), None, 0)
+
+
+def test_what_is_saved_is_what_was_fitted(tiny, tmp_path):
+    classifier = make(tiny, pooling="mean").fit(TEXTS, BINARY)
+    classifier.set_params(pooling="max")
+    with pytest.raises(ValueError, match=r"pooling was 'mean' in fit and is 'max' now"):
+        classifier.save(tmp_path / "saved")
+    assert not (tmp_path / "saved").exists()
 
 
 def make_scoring(sign=1.0):
