@@ -59,11 +59,11 @@ PLAN = {
     ],
     "subjectivity": [
         (50, 3, CONTENDERS), (200, 3, CONTENDERS), (800, 2, CONTENDERS),
-        (2000, 1, CONTENDERS),
+        (2000, 2, CONTENDERS),
     ],
     "intents": [
         (150, 3, CONTENDERS), (450, 3, CONTENDERS), (1500, 2, CONTENDERS),
-        (4500, 1, CONTENDERS),
+        (4500, 2, CONTENDERS),
     ],
 }  # fmt: skip
 MARGIN = 0.01  # of accuracy: the seed alone may move it by that

@@ -23,6 +23,7 @@ import numpy as np
 __all__ = [
     "check_bool",
     "check_choice",
+    "check_indicator",
     "check_integer",
     "check_labels",
     "check_positive",
@@ -397,6 +398,16 @@ def check_integer(
             f"{name} must be at least {minimum}{unit and f' ({unit})'}, got {value!r}."
         )
     return int(value)
+
+
+def check_indicator(y: np.ndarray) -> None:
+    """Refuse several labels that are not 0 and 1."""
+    values = np.unique(y)
+    if not np.isin(values, (0, 1)).all():
+        raise ValueError(
+            "y with several columns must be a multilabel indicator of 0 and 1, got "
+            f"{', '.join(map(str, values[:3].tolist()))}."
+        )
 
 
 def check_positive(name: str, value: Any) -> float:

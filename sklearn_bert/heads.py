@@ -20,7 +20,12 @@ from sklearn.multiclass import OneVsRestClassifier
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
-from sklearn.utils import check_random_state, compute_sample_weight, gen_batches
+from sklearn.utils import (
+    check_random_state,
+    compute_sample_weight,
+    gen_batches,
+    get_tags,
+)
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
 from sklearn.utils.validation import check_array, column_or_1d, has_fit_parameter
@@ -28,6 +33,7 @@ from sklearn.utils.validation import check_array, column_or_1d, has_fit_paramete
 from ._validation import (
     check_bool,
     check_choice,
+    check_indicator,
     check_integer,
     check_labels,
     check_positive,
@@ -37,8 +43,8 @@ from ._validation import (
 from .callbacks import Task
 
 __all__ = [
-    "DropoutMLPClassifier", "HasHead", "check_sample_weight", "check_target",
-    "head_has", "weigh",
+    "DropoutMLPClassifier", "HasHead", "check_one_score", "check_sample_weight",
+    "check_target", "columns_of", "head_has", "n_rounds_of", "weigh",
 ]  # fmt: skip
 
 _SCALER_ROWS = 2**16  # at once, as the scaler makes copies of what it is given
@@ -128,9 +134,10 @@ class HasHead:
             Z = scaler.transform(Z, copy=not in_place)
             steps.append(("scale", scaler))
         options = {} if weights is None else {"sample_weight": weights}
-        if y.ndim == 2 and isinstance(head, LogisticRegression):
+        if y.ndim == 2 and not get_tags(head).classifier_tags.multi_label:
             with config_context(enable_metadata_routing=True):
-                head.set_fit_request(sample_weight=bool(options))
+                if options:
+                    head.set_fit_request(sample_weight=True)
                 head = OneVsRestClassifier(head).fit(Z, y, **options)
             for part in (head.estimator, *head.estimators_):  # skops cannot write it
                 vars(part).pop("_metadata_request", None)
@@ -141,16 +148,6 @@ class HasHead:
             for name in ("_optimizer", "_best_coefs", "_best_intercepts"):
                 vars(head).pop(name, None)
         return Pipeline([*steps, ("head", head)])
-
-    def _n_rounds(self) -> int | None:
-        """Return the iterations of the fitted head, the most if it has several."""
-        last = self.head_[-1]
-        rounds = [
-            int(np.max(part.n_iter_))
-            for part in getattr(last, "estimators_", [last])
-            if getattr(part, "n_iter_", None) is not None
-        ]
-        return max(rounds, default=None)
 
     def _weights(self, y: np.ndarray, sample_weight: Any) -> np.ndarray | None:
         """Return the weight of each row, or None if all count alike.
@@ -229,22 +226,68 @@ class DropoutMLPClassifier(MLPClassifier):
         return activations
 
 
+def columns_of(answers: Any, head: Pipeline) -> np.ndarray:
+    """Return probabilities of labels, (n_texts, n_labels), also of a head with a list.
+
+    Some classifiers answer with one array of all classes for each label.
+    """
+    if not isinstance(answers, list):
+        return np.asarray(answers)
+    columns = [
+        part[:, list(classes).index(1)] if 1 in classes else np.zeros(len(part))
+        for part, classes in zip(answers, head[-1].classes_, strict=True)
+    ]
+    return np.column_stack(columns)
+
+
+def n_rounds_of(head: Pipeline) -> dict[str, int]:
+    """Return ``n_iter_`` of a fitted head, the most if it has several, or nothing."""
+    last = head[-1]
+    rounds = [
+        int(np.max(part.n_iter_))
+        for part in getattr(last, "estimators_", [last])
+        if getattr(part, "n_iter_", None) is not None
+    ]
+    return {"n_iter_": max(rounds)} if rounds else {}
+
+
 def weigh(
     y: np.ndarray, class_weight: Any, sample_weight: np.ndarray | None
 ) -> np.ndarray | None:
-    """Return the weight of each row, or None if all count alike."""
+    """Return the weight of each row, or None if all count alike.
+
+    Weights of classes that are "balanced" are so by the weights of the texts, as those
+    of scikit-learn's classifiers are; one of weight 0 counts as left out.
+    """
     if sample_weight is None and class_weight is None:
         return None
-    weights = np.ones(len(y))
+    given = np.ones(len(y)) if sample_weight is None else sample_weight
+    weights = given
     if class_weight is not None:
-        weights = compute_sample_weight(class_weight, y)
-    if sample_weight is not None:
-        weights = weights * sample_weight
+        weights = given * _weights_of_classes(y, class_weight, given)
     if not weights.sum() > 0:
         raise ValueError("sample_weight must not be zero for every text.")
     if y.ndim == 1:
         check_several_classes(y[weights != 0], "A fit without the texts of weight 0")
     return np.asarray(weights, dtype=np.float64)
+
+
+def _weights_of_classes(y: np.ndarray, class_weight: Any, given: np.ndarray) -> Any:
+    if y.ndim == 1 and isinstance(class_weight, str) and class_weight == "balanced":
+        _, codes = np.unique(y, return_inverse=True)
+        mass = np.bincount(codes, weights=given)
+        n_classes = np.count_nonzero(mass)
+        shares = np.divide(mass.sum(), n_classes * mass, where=mass > 0, out=mass)
+        return shares[codes]
+    weights = np.zeros(len(y))
+    kept = given != 0
+    weights[kept] = compute_sample_weight(class_weight, y[kept])
+    if not np.isfinite(weights).all() or weights.min() < 0:
+        raise ValueError(
+            "class_weight must hold finite numbers of at least 0, got "
+            f"{class_weight!r}."
+        )
+    return weights
 
 
 def check_sample_weight(sample_weight: Any, n_texts: int) -> np.ndarray | None:
@@ -256,7 +299,24 @@ def check_sample_weight(sample_weight: Any, n_texts: int) -> np.ndarray | None:
     )
     if given.shape != (n_texts,):
         raise ValueError(f"sample_weight has shape {given.shape} for {n_texts} texts.")
+    if n_texts and given.min() < 0:
+        raise ValueError(
+            "sample_weight must not be negative, first in row "
+            f"{int(np.flatnonzero(given < 0)[0])}."
+        )
+    with np.errstate(over="ignore"):
+        total = given.sum()
+    if not np.isfinite(total):
+        raise ValueError("sample_weight is too large: its sum is not finite.")
     return np.asarray(given)
+
+
+def check_one_score(scoring: Any) -> None:
+    """Refuse several scorers where one decides."""
+    if isinstance(scoring, (list, tuple, set, dict)):
+        raise TypeError(
+            f"scoring must be one scorer, its name or None, got {scoring!r}."
+        )
 
 
 def check_target(y: Any, n_texts: int, estimator: object) -> np.ndarray:
@@ -276,4 +336,6 @@ def check_target(y: Any, n_texts: int, estimator: object) -> np.ndarray:
         raise ValueError("Found array with 0 sample(s): X has no text to learn from.")
     if y.ndim == 1:
         check_several_classes(y)
+    else:
+        check_indicator(y)
     return y

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ._validation import check_labels, check_several_classes
+from ._validation import check_indicator, check_labels, check_several_classes
 
 __all__ = ["Labels", "Objective", "Parts", "Source"]
 
@@ -180,7 +180,7 @@ class Objective:
             return self._finish(parts, loss, slopes)
 
         if source.n_bytes <= _FULL_BYTES:
-            return self._descend(of_all, axes, start, max_iter, on_step)[0]
+            return self._descend(of_all, axes, start, max_iter, on_step)
         vectors = source.vectors(None)
         every = np.arange(len(vectors))
 
@@ -189,9 +189,8 @@ class Objective:
             loss, _ = self.add_head(parts, vectors, every)
             return self._finish(parts, loss, np.zeros(len(parts.weights)))
 
-        theta, is_ended = self._descend(of_head, axes, start, max_iter, on_step)
-        if is_ended:
-            return theta
+        # Steps of the head alone are none of the representation: they are not told.
+        theta = self._descend(of_head, axes, start, max_iter, None)
         return self._descend_by_parts(source, axes, theta, max_iter, on_step)
 
     def _axes(self, source: Source) -> _Axes:
@@ -245,8 +244,8 @@ class Objective:
         start: Theta,
         max_iter: int,
         on_step: OnStep | None,
-    ) -> tuple[Theta, bool]:
-        """Return what L-BFGS finds, and whether the caller ended it."""
+    ) -> Theta:
+        """Return what L-BFGS finds, or had reached when the caller ended it."""
         from scipy.optimize import minimize
         from sklearn.exceptions import ConvergenceWarning
 
@@ -266,7 +265,7 @@ class Objective:
         def after_step(u: Theta) -> None:
             nonlocal reached, is_ended
             reached = u.copy()
-            if on_step is not None and on_step(lambda: axes.theta(reached)):
+            if on_step is not None and on_step(partial(axes.theta, reached)):
                 is_ended = True
                 raise StopIteration
 
@@ -276,7 +275,7 @@ class Objective:
                 callback=after_step,
             )  # fmt: skip
         except StopIteration:  # SciPy 1.11 and later end by themselves
-            return axes.theta(reached), True
+            return axes.theta(reached)
         if not is_ended and found.nit >= max_iter:
             warnings.warn(
                 f"{self.labels.who} did not converge in {max_iter} steps of L-BFGS; "
@@ -284,7 +283,7 @@ class Objective:
                 ConvergenceWarning,
                 stacklevel=2,
             )
-        return axes.theta(reached if is_ended else found.x), is_ended
+        return axes.theta(reached if is_ended else found.x)
 
     def _descend_by_parts(
         self,
@@ -458,6 +457,7 @@ def _encode_target(
             "numbers, got several columns that are no numbers."
         ) from error
     if kind == "multilabel-indicator":
+        check_indicator(targets)
         return targets, False, False
     if kind in ("continuous", "continuous-multioutput", "multiclass-multioutput"):
         spread = targets.std(axis=0)

@@ -6,7 +6,8 @@ weight all of them, which tokens count. Its head is scikit-learn's own classifie
 what results.
 
 Level 8 of the module map: imports `_validation`, `callbacks`, `checkpoint`,
-`estimators`, `heads`, `layers`, `learning`, `pooling`, `ragged` and `vectorizer`.
+`estimators`, `heads`, `layers`, `learning`, `pooling`, `ragged`, `store` and
+`vectorizer`.
 """
 
 from __future__ import annotations
@@ -21,17 +22,27 @@ import numpy as np
 from sklearn.base import ClassifierMixin
 from sklearn.metrics import check_scoring
 from sklearn.model_selection import check_cv
+from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from ._validation import check_choice
 from .callbacks import CallbackSupportMixin, Task, with_callbacks
 from .checkpoint import DEFAULT_MODEL
 from .estimators import TextEstimator
-from .heads import HasHead, check_sample_weight, check_target, head_has
+from .heads import (
+    HasHead,
+    check_one_score,
+    check_sample_weight,
+    check_target,
+    columns_of,
+    head_has,
+    n_rounds_of,
+)
 from .layers import read_layer
 from .learning import as_classes
 from .pooling import read_pooling
 from .ragged import Ragged
+from .store import store_location
 from .vectorizer import BertVectorizer, ChunkWeights, TokenWeights
 
 __all__ = ["BertProbeClassifier"]
@@ -161,7 +172,8 @@ default="auto"
         Learned scale; only with ``layer="mix"``.
     cv_scores_ : ndarray of shape (n_layers, n_folds)
         Score of every layer in every fold; only with ``layer="cv"``. The best mean is
-        the choice, and so a little optimistic about new texts.
+        the choice, and so a little optimistic about new texts. NaN for layers that a
+        callback left out.
     head_ : estimator
         The fitted head, with its scaler.
     vectorizer_ : BertVectorizer
@@ -278,7 +290,7 @@ default="auto"
 
         Callbacks of scikit-learn (1.9) are told of two steps, "representation" and
         "head". Steps of the first are the layers that "cv" scores, or the iterations
-        by which weights are learned, which a callback may end; one that asks for it
+        by which weights are learned; a callback may end either. One that asks for it
         gets the probe as if learning had ended there, for a head of its own. A linear
         head reports its iterations too.
 
@@ -303,7 +315,9 @@ default="auto"
         """
         for name in _LEARNED:  # a fit that fails leaves nothing behind
             self.__dict__.pop(name, None)
-        self._make_head(1)  # checks its parameters before any forward pass
+        head = self._make_head(1)  # checks its parameters before any forward pass
+        check_one_score(self.scoring)
+        check_scoring(head, self.scoring)
         texts = self._read_texts(X, is_fit=True)
         y = check_target(y, len(texts), self)
         weights = self._weights(y, check_sample_weight(sample_weight, len(texts)))
@@ -315,9 +329,6 @@ default="auto"
                 fitted = _fitted(vectorizer, head, y)
                 step.attributes = lambda: fitted
         self.__dict__.update(fitted)
-        n_rounds = self._n_rounds()
-        if n_rounds is not None:
-            self.n_iter_ = n_rounds
         return self
 
     def predict(self, X: Any) -> np.ndarray:
@@ -347,7 +358,7 @@ default="auto"
             In the order of `classes_`; for a multilabel target the probability of each
             label.
         """
-        return np.asarray(self._ask("predict_proba", X))
+        return columns_of(self._ask("predict_proba", X), self.head_)
 
     @head_has("decision_function")
     def decision_function(self, X: Any) -> np.ndarray:
@@ -436,6 +447,7 @@ default="auto"
                 return vectorizer, vectorizer._encode(texts)
             frozen = vectorizer._frozen(texts)
             return vectorizer, self._learn(vectorizer, frozen, y, weights, task)
+        n_layers = self._vectorizer(-1).n_layers_  # and checks the parameters
         pooling = read_pooling(self.pooling)
         pooling = [pooling] if isinstance(pooling, str) else pooling
         if "pooler" in pooling:
@@ -444,7 +456,7 @@ default="auto"
                 f"layer={self.layer!r}."
             )
         first = 1 if "attention" in pooling else 0  # layer 0 follows no attention
-        layers = list(range(first, self._vectorizer(-1).n_layers_ + 1))
+        layers = list(range(first, n_layers + 1))
         if layer == "cv":
             return self._best(texts, y, weights, layers, task)
         vectorizer = self._vectorizer(layers, layer_combination="scalar_mix")
@@ -492,8 +504,9 @@ default="auto"
         """Return the fitted attributes as if learning had ended with this step."""
         vectorizer = reached()
         Z = vectorizer._combine_all(frozen)
-        head = self._fit_head(Z, y, weights, in_place=True)
-        return _fitted(vectorizer, head, y)
+        view = copy.copy(self)  # draws nothing from what the head will draw from
+        view.random_state = copy.deepcopy(check_random_state(self.random_state))
+        return _fitted(vectorizer, view._fit_head(Z, y, weights, in_place=True), y)
 
     def _best(
         self,
@@ -509,8 +522,10 @@ default="auto"
             (rows[train], rows[test])
             for train, test in check_cv(self.cv, y, classifier=True).split(texts, y)
         ]
+        if not folds:
+            raise ValueError(f"cv={self.cv!r} has no folds to score layers by.")
         every = self._by_layer(texts, layers)
-        scores = np.empty((len(layers), len(folds)))
+        scores = np.full((len(layers), len(folds)), np.nan)
         best: tuple[BertVectorizer, Any, np.ndarray] | None = None
         for i, layer in enumerate(layers):
             vectorizer = self._vectorizer(layer)
@@ -527,13 +542,23 @@ default="auto"
                     head = self._fit_head(Z[train], y[train], part, in_place=True)
                     scorer = check_scoring(head, self.scoring)
                     scores[i, j] = scorer(head, Z[test], y[test])
+                    if not np.isfinite(scores[i, j]):
+                        raise ValueError(
+                            f"scoring={self.scoring!r} of layer {layer} is "
+                            f"{scores[i, j]} in fold {j} of cv, which holds "
+                            f"{len(test)} texts: no layer can be chosen by it. Pass "
+                            "fewer or other folds, or another scoring."
+                        )
             if best is None or scores[i].mean() > scores[:i].mean(axis=1).max():
                 best = vectorizer, frozen, Z
+            if task.is_stopped:
+                break
         assert best is not None
         self.cv_scores_ = scores
         vectorizer, frozen, Z = best
         if vectorizer._learns_from_y():
-            Z = self._learn(vectorizer, frozen, y, weights, task)
+            with task.step("best layer", None) as step:
+                Z = self._learn(vectorizer, frozen, y, weights, step)
         return vectorizer, Z
 
     def _by_layer(self, texts: list[str], layers: list[int]) -> Any:
@@ -541,7 +566,8 @@ default="auto"
         # A mix keeps layers apart; none is learned here.
         vectorizer = self._vectorizer(layers, layer_combination="scalar_mix")
         learns = vectorizer._learns_query()
-        if learns or self.memory is None or self.store_layers != "all":
+        is_stored = store_location(self.memory) is not None
+        if learns or not is_stored or self.store_layers != "all":
             return vectorizer._frozen(texts)
         return None
 
@@ -566,6 +592,7 @@ def _fitted(vectorizer: BertVectorizer, head: Any, y: np.ndarray) -> dict[str, A
         "layers_": vectorizer.layers_,
         "fingerprint_": vectorizer.fingerprint_,
         "classes_": np.arange(y.shape[1]) if y.ndim == 2 else np.unique(y),
+        **n_rounds_of(head),
     }
     if vectorizer._mixes():
         fitted["layer_weights_"] = vectorizer.layer_weights_

@@ -26,7 +26,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from ._validation import check_choice, check_tags
 from .checkpoint import DEFAULT_MODEL
-from .heads import HasHead, check_sample_weight, head_has
+from .heads import HasHead, check_sample_weight, head_has, n_rounds_of
 from .layers import read_layer
 from .ragged import expand, starts_of
 from .tokens import (
@@ -298,9 +298,7 @@ class BertTokenProbeClassifier(HasHead, WordEstimator):
         self.layers_ = vectorizer.layers_
         self.fingerprint_ = vectorizer.fingerprint_
         self.classes_ = np.unique(tags)
-        n_rounds = self._n_rounds()
-        if n_rounds is not None:
-            self.n_iter_ = n_rounds
+        self.__dict__.update(n_rounds_of(self.head_))
         return self
 
     def predict(self, X: Any) -> list[list[Any]]:

@@ -583,8 +583,9 @@ default="auto"
         def told(learned: Callable[[], Any]) -> bool:
             nonlocal n_steps
             n_steps += 1
+            n = n_steps
             return on_step is not None and on_step(
-                lambda: copy.copy(self)._with(learned(), n_steps)
+                lambda: copy.copy(self)._with(learned(), n)
             )
 
         try:

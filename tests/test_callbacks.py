@@ -1,12 +1,13 @@
 """scikit-learn's callbacks follow a probe, and may end what it learns."""
 
+import copy
 import pickle
 
 import numpy as np
 import pytest
 from sklearn.base import clone
 
-from sklearn_bert import BertProbeClassifier
+from sklearn_bert import BertProbeClassifier, objective
 from sklearn_bert.callbacks import Task
 
 callback = pytest.importorskip("sklearn.callback")
@@ -37,10 +38,10 @@ class Recorder:
 
 
 class Patience:
-    """Keeps a score of held-out texts for each step; stops when it is good enough."""
+    """Keeps a score of each step; stops when it has not got better for some of them."""
 
-    def __init__(self, texts, y, enough=2.0):
-        self.texts, self.y, self.enough = texts, y, enough
+    def __init__(self, texts, y, patience=99):
+        self.texts, self.y, self.patience = texts, y, patience
         self.scores = {"iteration": [], "head": []}
 
     def setup(self, estimator, context):
@@ -52,8 +53,10 @@ class Patience:
         if fitted_estimator is None:
             return False
         score = fitted_estimator.score(self.texts, self.y)
-        self.scores[context.task_name].append((score, fitted_estimator))
-        return score >= self.enough
+        so_far = self.scores[context.task_name]
+        so_far.append((score, fitted_estimator))
+        scores = [score for score, _ in so_far]
+        return len(scores) - 1 - scores.index(max(scores)) >= self.patience
 
 
 def fit(tiny, stop_after=None, **params):
@@ -82,13 +85,21 @@ def test_a_callback_may_end_learning(tiny, pooling):
     assert ended[-3:] == ["head", "fit", "teardown"]
 
 
-@pytest.mark.parametrize("pooling", ["mean", "learned_attention"])
+@pytest.mark.parametrize(
+    "params",
+    [
+        {},
+        {"pooling": "learned_attention"},
+        {"head": "mlp", "random_state": np.random.RandomState(3)},
+    ],
+)
 @pytest.mark.parametrize("y", [Y, [[1, 0], [0, 0], [1, 1], [0, 1]] * 3])
-def test_a_callback_sees_the_probe_after_every_step(tiny, tmp_path, pooling, y):
+@pytest.mark.filterwarnings("ignore:Stochastic Optimizer")
+def test_a_callback_sees_the_probe_after_every_step(tiny, tmp_path, params, y):
     seen = Patience(TEXTS, y)
-    probe = BertProbeClassifier(
-        tiny, layer="mix", pooling=pooling, C=1.0, memory=tmp_path
-    )
+    params = copy.deepcopy({"C": 1.0, "memory": tmp_path, "max_iter": 150, **params})
+    probe = BertProbeClassifier(tiny, layer="mix", **params)
+    unwatched = clone(probe)
     probe.set_callbacks(seen).fit(TEXTS, y)
     steps = [estimator for _, estimator in seen.scores["iteration"]]
     assert len(steps) == probe.vectorizer_.n_iter_ > 2
@@ -98,20 +109,52 @@ def test_a_callback_sees_the_probe_after_every_step(tiny, tmp_path, pooling, y):
         np.testing.assert_allclose(
             whole.predict_proba(TEXTS), probe.predict_proba(TEXTS), atol=1e-6
         )
-    for name in ("layer_weights_", "gamma_", "head_", "classes_", "layers_"):
-        assert hasattr(steps[0], name)
+    assert {name for name in vars(steps[0]) if name.endswith("_")} == {
+        name for name in vars(probe) if name.endswith("_")
+    }
     assert np.abs(steps[0].layer_weights_ - probe.layer_weights_).max() > 0
-    plain = clone(probe).fit(TEXTS, y)  # watching changes nothing
+    unwatched.fit(TEXTS, y)  # watching changes nothing
     np.testing.assert_array_equal(
-        plain.predict_proba(TEXTS), probe.predict_proba(TEXTS)
+        unwatched.predict_proba(TEXTS), probe.predict_proba(TEXTS)
     )
 
 
-def test_a_callback_stops_learning_by_a_score_of_its_own(tiny, tmp_path):
-    seen = Patience(TEXTS, Y, enough=0.0)
+@pytest.mark.parametrize("full_bytes", [0, 2**32])
+def test_a_callback_stops_learning_by_a_score_of_its_own(
+    tiny, tmp_path, monkeypatch, full_bytes
+):
+    monkeypatch.setattr(objective, "_FULL_BYTES", full_bytes)  # or mini-batches
     probe = BertProbeClassifier(tiny, layer="mix", C=1.0, memory=tmp_path)
+    whole = clone(probe).fit(TEXTS, Y)
+    seen = Patience(TEXTS, Y, patience=2)
     probe.set_callbacks(seen).fit(TEXTS, Y)
-    assert len(seen.scores["iteration"]) == probe.vectorizer_.n_iter_ == 1
+    scores = [score for score, _ in seen.scores["iteration"]]
+    assert len(scores) == probe.vectorizer_.n_iter_ < whole.vectorizer_.n_iter_
+    assert max(scores) == max(scores[:-2]) > max(scores[:-3], default=0)
+    for _, step in seen.scores["iteration"][1:]:  # no step is of the head alone
+        assert np.ptp(step.layer_weights_) > 0
+
+
+def test_a_callback_may_end_the_search_for_a_layer(tiny, tmp_path):
+    class AfterTwo(Recorder):
+        def on_fit_task_end(self, estimator, context):
+            self.ended.append(context.task_name)
+            return self.ended.count("layer") == 2
+
+    params = {"layer": "cv", "cv": 2, "pooling": "learned_attention", "C": 1.0}
+    probe = BertProbeClassifier(tiny, memory=tmp_path, **params)
+    whole = clone(probe).fit(TEXTS, Y)
+    recorder = AfterTwo()
+    probe.set_callbacks(recorder).fit(TEXTS, Y)
+    assert recorder.ended.count("layer") == 2
+    assert np.isnan(probe.cv_scores_[2:]).all()
+    np.testing.assert_array_equal(probe.cv_scores_[:2], whole.cv_scores_[:2])
+    best = probe.cv_scores_[:2].mean(axis=1).argmax()
+    assert probe.layers_ == (best,)
+    alone = clone(probe).set_params(layer=int(best)).fit(TEXTS, Y)
+    np.testing.assert_array_equal(
+        alone.predict_proba(TEXTS), probe.predict_proba(TEXTS)
+    )
 
 
 def test_scores_are_recorded(tiny, tmp_path):

@@ -54,21 +54,15 @@ def test_layers_may_be_mixed_before_or_after_the_mean(tiny):
     tokens = vectorizer(tiny, **params).fit(TEXTS, Y)  # for the states of its layers
     expected = [
         np.einsum("l,nlw->nw", factors, states).mean(axis=0)
-        for states in rows_of(tokens, TEXTS)
+        for states in states_of(tokens, TEXTS)
     ]
     np.testing.assert_allclose(mean.transform(TEXTS), expected, atol=2e-5)
-
-
-def rows_of(fitted, texts):
-    request = fitted._request(fitted._checkpoint())
-    rows = gather(iter_features(texts, request, Engine()), len(texts))
-    return [states.reshape(len(states), -1, fitted.width_) for states in rows]
 
 
 def states_of(fitted, texts):
     request = fitted._request(fitted._checkpoint())
     rows = gather(iter_features(texts, request, Engine()), len(texts))
-    return [states[:, 0] for states in rows]
+    return [states[:, 0] for states in rows]  # (n_tokens, n_layers, width)
 
 
 # The vectorizer

@@ -1,5 +1,6 @@
 """BertProbeClassifier learns from labels what a pipeline of fixed steps cannot."""
 
+import inspect
 import pickle
 import shutil
 from collections import Counter
@@ -22,13 +23,15 @@ from sklearn.ensemble import (
     VotingClassifier,
 )
 from sklearn.exceptions import NotFittedError
-from sklearn.linear_model import LogisticRegression, RidgeClassifier
+from sklearn.linear_model import LogisticRegression, RidgeClassifier, SGDClassifier
 from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_score
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.svm import SVC
+from sklearn.utils import compute_class_weight
 from sklearn.utils.estimator_checks import check_estimator, parametrize_with_checks
 
 from sklearn_bert import BertProbeClassifier, BertVectorizer, ragged, vectorizer
@@ -122,6 +125,118 @@ def test_the_linear_head_is_logistic_regression(tiny, y, options):
         probe.decision_function(TEXTS), plain.decision_function(Z), atol=1e-3
     )
     np.testing.assert_array_equal(probe.classes_, plain.classes_)
+
+
+@pytest.mark.skipif(
+    "sample_weight" not in inspect.signature(compute_class_weight).parameters,
+    reason="this scikit-learn balances classes by counts",
+)
+@pytest.mark.parametrize("weights", [WEIGHTS, np.where(NAMES == "bad", 0.05, 1.0)])
+@pytest.mark.parametrize("y", [BINARY, NAMES], ids=["binary", "three classes"])
+def test_balanced_classes_are_so_by_the_weights_of_the_texts(tiny, y, weights):
+    probe = BertProbeClassifier(
+        tiny, class_weight="balanced", standardize=False, C=1.0, pooling="mean"
+    ).fit(TEXTS, y, sample_weight=weights)
+    Z = BertVectorizer(tiny, pooling="mean").fit_transform(TEXTS)
+    plain = LogisticRegression(C=1.0, max_iter=1000, class_weight="balanced")
+    plain.fit(Z, y, sample_weight=weights)
+    np.testing.assert_allclose(probe.head_[-1].coef_, plain.coef_, atol=2e-3)
+    np.testing.assert_array_equal(probe.predict(TEXTS), plain.predict(Z))
+
+
+def test_balanced_classes_do_not_count_texts_of_weight_zero(tiny):
+    kept = np.arange(24) % 5 != 0
+    probe = BertProbeClassifier(tiny, class_weight="balanced", C=1.0)
+    zeroed = clone(probe).fit(TEXTS, NAMES, sample_weight=kept.astype(float))
+    dropped = probe.fit([t for t, k in zip(TEXTS, kept, strict=True) if k], NAMES[kept])
+    np.testing.assert_allclose(
+        zeroed.predict_proba(TEXTS), dropped.predict_proba(TEXTS), atol=1e-2
+    )
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        (-WEIGHTS, r"sample_weight must not be negative, first in row 0"),
+        (np.full(24, 1e308), r"sample_weight is too large"),
+    ],
+)
+def test_weights_that_mean_nothing_are_refused(tiny, weights, message):
+    with pytest.raises(ValueError, match=message):
+        BertProbeClassifier(tiny).fit(TEXTS, BINARY, sample_weight=weights)
+
+
+@pytest.mark.parametrize("weight", [-1.0, np.nan, np.inf])
+def test_class_weights_that_mean_nothing_are_refused(tiny, weight):
+    probe = BertProbeClassifier(tiny, class_weight={0: weight, 1: 1.0})
+    with pytest.raises(ValueError, match=r"class_weight must hold finite numbers of"):
+        probe.fit(TEXTS, BINARY)
+
+
+@pytest.mark.parametrize("change", [lambda y: 2 * y - 1, lambda y: y + 1])
+def test_several_labels_are_0_and_1(tiny, change):
+    message = r"multilabel indicator of 0 and 1, got"
+    for layer in (-1, "mix"):
+        with pytest.raises(ValueError, match=message):
+            BertProbeClassifier(tiny, layer=layer).fit(TEXTS, change(INDICATOR))
+    mixing = BertVectorizer(tiny, layer="all", layer_combination="scalar_mix")
+    with pytest.raises(ValueError, match=message):
+        mixing.fit(TEXTS, change(INDICATOR))
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        RandomForestClassifier(20, random_state=0), KNeighborsClassifier(3),
+        SGDClassifier(random_state=0, loss="log_loss"), SVC(), "mlp", "linear",
+    ],
+    ids=lambda head: head if isinstance(head, str) else type(head).__name__,
+)  # fmt: skip
+@pytest.mark.filterwarnings("ignore:Label .* is present in all", "ignore:Stochastic")
+def test_any_head_answers_for_several_labels(tiny, head):
+    for y in (INDICATOR, np.column_stack([INDICATOR, np.ones(24, dtype=int)])):
+        params = {"C": 1.0, "max_iter": 400, "random_state": 0}
+        probe = BertProbeClassifier(tiny, head=head, **params).fit(TEXTS, y)
+        assert probe.predict(TEXTS).shape == y.shape
+        assert (probe.predict(TEXTS) == y).mean() > 0.6
+        if hasattr(probe, "predict_proba"):
+            found = probe.predict_proba(TEXTS)
+            assert found.shape == y.shape
+            assert found.dtype.kind == "f"
+            np.testing.assert_array_equal(found > 0.5, probe.predict(TEXTS) == 1)
+
+
+def test_a_memory_that_keeps_nothing_costs_one_pass(tiny, work):
+    probe = BertProbeClassifier(tiny, layer="cv", cv=2, memory=joblib.Memory(None))
+    probe.fit(TEXTS, BINARY)
+    assert work().n_texts == len(TEXTS)
+
+
+def test_a_score_that_is_no_number_chooses_no_layer(tiny):
+    folds = [
+        (np.arange(12), np.array([12, 13, 16])),
+        (np.arange(12), np.arange(12, 20)),
+    ]
+    probe = BertProbeClassifier(tiny, layer="cv", cv=folds, scoring=lambda *_: np.nan)
+    with pytest.raises(ValueError, match=r"of layer 0 is nan in fold 0 of cv, which"):
+        probe.fit(TEXTS, BINARY)
+    with pytest.raises(ValueError, match=r"cv=\[\] has no folds"):
+        probe.set_params(cv=[]).fit(TEXTS, BINARY)
+
+
+@pytest.mark.parametrize(
+    ("params", "error", "message"),
+    [
+        ({"scoring": "acuracy"}, ValueError, r"acuracy"),
+        ({"scoring": ["accuracy"]}, TypeError, r"scoring must be one scorer"),
+        ({"pooling": 5, "layer": "mix"}, TypeError, r"pooling must be one of"),
+        ({"pooling": None, "layer": "cv"}, TypeError, r"pooling must be one of"),
+    ],
+)
+def test_what_is_wrong_is_said_before_any_pass(tiny, work, params, error, message):
+    with pytest.raises(error, match=message):
+        BertProbeClassifier(tiny, **{"layer": "cv", **params}).fit(TEXTS, BINARY)
+    assert work().n_passes == 0
 
 
 @pytest.mark.parametrize("y", [BINARY, NAMES], ids=["binary", "three classes"])

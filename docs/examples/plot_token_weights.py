@@ -11,7 +11,7 @@ and the picture shows what it reads.
 # Sentences that differ in one word
 # ---------------------------------
 #
-# Half of the verbs are kept for the picture: the probe never sees them.
+# A third of the verbs is kept for the picture: the probe never sees them.
 
 import itertools
 import warnings
