@@ -40,6 +40,9 @@ _DTYPES = {
 }
 # Largest difference to plain transformers, relative to the largest value of a layer.
 _TOLERANCE = {"float32": 1e-4, "float16": 3e-2, "bfloat16": 2e-1}
+# And of all of them together, relative to how far a layer's states lie apart: one
+# dimension of large values must not hide what all the others do.
+_SPREAD = {"float32": 1e-3, "float16": 3e-2, "bfloat16": 1.5e-1}
 _LARGE = 1024  # tokens from which on a batch may cost little more than it needs
 
 States = Tensor  # of one layer: (n_rows, width), one row per token or padding
@@ -435,6 +438,16 @@ class Network:
                         f"layer {k} of a {layout} batch differs from the same text "
                         f"alone by {error:.1e} of its largest value"
                     )
+        for k in range(len(expected[0])):
+            reference = np.concatenate([states[k] for states in expected])
+            difference = np.concatenate([states[k] for states in found]) - reference
+            spread = np.linalg.norm(reference - reference.mean(axis=0)) + 1e-6
+            error = np.linalg.norm(difference) / spread
+            if not error <= _SPREAD[self.dtype]:
+                return (
+                    f"layer {k} of a {layout} batch differs from the same texts alone "
+                    f"by {error:.1e} of what its states differ among themselves"
+                )
         return ""
 
 

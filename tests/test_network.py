@@ -157,6 +157,24 @@ def test_packed_equals_padded_for_texts_of_one_token_or_none(load):
     assert_equal(packed, padded)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("name", PACKING)
+def test_a_half_precision_is_served_as_well(load, name, dtype):
+    assert load(name, dtype=dtype).execution.layout == "packed"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_one_large_dimension_hides_no_wrong_position(tmp_path, dtype):
+    path = build_checkpoint("roberta", tmp_path / "roberta")
+    model = AutoModel.from_pretrained(path)
+    with torch.no_grad():
+        model.embeddings.LayerNorm.weight *= 0.3
+        model.embeddings.LayerNorm.bias[3] = 12.0
+    model.save_pretrained(path)
+    network = Encoder(find_checkpoint(str(path)), "cpu", dtype).network
+    assert network._first_position == 2
+
+
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float16", 1e-2), ("bfloat16", 0.1)])
 def test_a_half_precision_runs_packed_too(load, dtype, tolerance):
     encoder = load("bert", dtype=dtype)
