@@ -274,16 +274,8 @@ class Network:
     @contextlib.contextmanager
     def _exact(self) -> Iterator[None]:
         """Keep a caller's settings from changing the precision that the key names."""
-        asked = torch.get_float32_matmul_precision()
-        with torch.autocast(self.device.type, enabled=False):
-            if asked == "highest":
-                yield
-                return
-            torch.set_float32_matmul_precision("highest")  # no TF32, no bfloat16
-            try:
-                yield
-            finally:
-                torch.set_float32_matmul_precision(asked)
+        with torch.autocast(self.device.type, enabled=False), _full_float32():
+            yield
 
     def _use_attention(self, name: str) -> None:
         """Switch to an attention function of transformers, where there is a choice."""
@@ -461,6 +453,32 @@ def _rounded(n_tokens: int) -> int:
     n_bits = n_tokens.bit_length()
     step = 1 << (n_bits - 6 if n_tokens >= _LARGE else max(3, n_bits - 4))
     return -(-n_tokens // step) * step
+
+
+@contextlib.contextmanager
+def _full_float32() -> Iterator[None]:
+    """Keep TF32 and bfloat16 out of products of float32, whatever torch was told."""
+    backends: list[Any] = [
+        backend.matmul
+        for backend in (torch.backends.cuda, torch.backends.mkldnn)
+        if hasattr(getattr(backend, "matmul", None), "fp32_precision")
+    ]
+    if backends:
+        asked = [backend.fp32_precision for backend in backends]
+        for backend in backends:
+            backend.fp32_precision = "ieee"
+        try:
+            yield
+        finally:
+            for backend, precision in zip(backends, asked, strict=True):
+                backend.fp32_precision = precision
+        return
+    precision = torch.get_float32_matmul_precision()  # before torch 2.9
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(precision)
 
 
 def send(numbers: NDArray[Any], device: torch.device) -> Tensor:

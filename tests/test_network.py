@@ -157,6 +157,29 @@ def test_packed_equals_padded_for_texts_of_one_token_or_none(load):
     assert_equal(packed, padded)
 
 
+@pytest.mark.parametrize("asked", ["high", "medium", "highest"])
+def test_float32_is_not_what_a_caller_has_asked_of_torch(load, monkeypatch, asked):
+    matmul = getattr(torch.backends.mkldnn, "matmul", None)
+    within, forward = [], BertSelfAttention.forward
+
+    def noted(*args, **kwargs):
+        new = getattr(matmul, "fp32_precision", None)  # since torch 2.9
+        within.append(new or torch.get_float32_matmul_precision())
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(BertSelfAttention, "forward", noted)
+    encoder, before = load("bert"), torch.get_float32_matmul_precision()
+    within.clear()
+    torch.set_float32_matmul_precision(asked)
+    try:
+        encoder.encode(TEXTS, PLAN)
+        assert torch.get_float32_matmul_precision() == asked
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert within
+    assert set(within) <= {"ieee", "highest"}
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize("name", PACKING)
 def test_a_half_precision_is_served_as_well(load, name, dtype):
