@@ -712,6 +712,8 @@ sequence of them, default="auto"
             n_outputs=n_outputs,
             is_multilabel=is_multilabel,
             dtype=checkpoint.dtype if dtype == "auto" else dtype,
+            lower_case=declared.lower_case,
+            include_prompt=declared.include_prompt,
         )
 
     def _resolve_pooling(self, checkpoint: Checkpoint) -> tuple[str, ...]:

@@ -141,6 +141,13 @@ class Trained:
             )
         poolings = tuple(self.design["poolings"])
         design = Design(**(self.design | {"poolings": poolings}))
+        for name in ("lower_case", "include_prompt"):
+            now, then = getattr(checkpoint.declared, name), getattr(design, name)
+            if now != then:
+                raise ValueError(
+                    f"The files of model={model!r} declared {name}={then} when it was "
+                    f"fitted and declare {name}={now} now. Fit again, or put them back."
+                )
         network = TunedNetwork(checkpoint, design, device)
         if self.weights is not None:
             network.set_weights(self.weights)

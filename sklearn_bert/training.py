@@ -62,6 +62,7 @@ _PROBE_ITERATIONS = 200
 _PARAMETERS = {
     "poolings": "pooling", "hidden_size": "head", "n_outputs": "y",
     "is_multilabel": "y", "n_frozen": "num_layers_to_freeze", "seed": "random_state",
+    "lower_case": "do_lower_case of model", "include_prompt": "include_prompt of model",
 }  # fmt: skip
 
 

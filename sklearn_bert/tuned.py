@@ -74,6 +74,9 @@ class Design:
     is_multilabel : bool
     dtype : {"float32", "bfloat16", "float16"}
         Precision of the encoder. Weights are float32 in any case.
+    lower_case, include_prompt : bool
+        What the checkpoint declared when training began: whether texts are lowered,
+        and whether a prompt counts in the pooling.
     """
 
     poolings: tuple[str, ...]
@@ -83,6 +86,8 @@ class Design:
     n_outputs: int
     is_multilabel: bool
     dtype: str
+    lower_case: bool = False
+    include_prompt: bool = True
 
 
 class Head(nn.Module):

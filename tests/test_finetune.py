@@ -702,6 +702,30 @@ def test_no_class_is_held_out_as_a_whole(tiny):
         classifier._split(np.array([0, 1]), None, 0)
 
 
+def test_what_a_checkpoint_declares_about_reading_is_part_of_a_fit(tmp_path):
+    place = tmp_path / "encoder"
+    shutil.copytree(make_tiny_encoder(tmp_path / "tiny"), place)
+    options = {"prompt": "joke: ", "checkpoint_dir": tmp_path / "run"}
+    classifier = make(str(place), **options).fit(TEXTS, BINARY)
+    copy = pickle.loads(pickle.dumps(classifier))
+    np.testing.assert_array_equal(
+        copy.predict_proba(TEXTS), classifier.predict_proba(TEXTS)
+    )
+    declared = {"pooling_mode": "mean", "include_prompt": False}
+    module = {"type": "sentence_transformers.models.Transformer", "path": "", "idx": 0}
+    pooling = {"type": "sentence_transformers.models.Pooling", "path": "1_Pooling"}
+    (place / "1_Pooling").mkdir(exist_ok=True)
+    (place / "1_Pooling" / "config.json").write_text(json.dumps(declared))
+    (place / "modules.json").write_text(json.dumps([module, {**pooling, "idx": 1}]))
+    again = pickle.loads(pickle.dumps(classifier))
+    with pytest.raises(ValueError, match=r"include_prompt=True when .* and declare"):
+        again.predict(TEXTS)
+    with pytest.raises(
+        ValueError, match=r"another run: include_prompt of model differ"
+    ):
+        make(str(place), pooling="mean", **options).fit(TEXTS, BINARY)
+
+
 def test_what_is_saved_is_what_was_fitted(tiny, tmp_path):
     classifier = make(tiny, pooling="mean").fit(TEXTS, BINARY)
     classifier.set_params(pooling="max")
