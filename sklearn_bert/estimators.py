@@ -150,6 +150,7 @@ class EncoderEstimator(ModelEstimator):
     _cure_for_longer = " Use overflow='chunk' for longer texts."
 
     # Parameters that decide the numbers: changing one after fit calls for fit again.
+    # The model is known by its files, wherever they lie now.
     _decisive: tuple[str, ...]
     # What fit learns from y.
     _learned: tuple[str, ...] = ("gamma_", "layer_scales_", "layer_weights_", "n_iter_")
@@ -194,9 +195,10 @@ class EncoderEstimator(ModelEstimator):
             self._reading,
         ):
             raise ValueError(
-                f"The files of model={self.model!r} changed since fit (fingerprint "
-                f"{checkpoint.fingerprint[:8]}, was {self.fingerprint_[:8]}); features "
-                "would not match what later steps were fitted on. Fit again."
+                f"The files of model={self.model!r} changed since fit, or are those of "
+                f"another model (fingerprint {checkpoint.fingerprint[:8]}, was "
+                f"{self.fingerprint_[:8]}); features would not match what later steps "
+                "were fitted on. Fit again, or pass the model of fit."
             )
         return self._request(checkpoint, **options)
 

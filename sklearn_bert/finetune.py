@@ -860,8 +860,13 @@ def _name_of(scoring: Any) -> str:
         return f"{_name_of(scoring.func)} of {scoring.args} {scoring.keywords}"
     if hasattr(scoring, "_score_func"):  # what make_scorer returns
         return f"{scoring!r} of {_name_of(scoring._score_func)}"
+    kind = type(scoring)
     if not hasattr(scoring, "__code__"):
-        return repr(scoring)
+        call = getattr(kind.__call__, "__code__", None)
+        if kind.__repr__ is not object.__repr__ or call is None:
+            return repr(scoring)
+        does = _digest([*_instructions(call), sorted(vars(scoring).items())])
+        return f"{kind.__module__}.{kind.__qualname__} {does}"
     # Of a function, whose repr has an address: what it does and what it closes over.
     cells = [repr(cell.cell_contents) for cell in scoring.__closure__ or ()]
     does = _digest([*_instructions(scoring.__code__), scoring.__defaults__, cells])
@@ -869,10 +874,14 @@ def _name_of(scoring: Any) -> str:
 
 
 def _instructions(code: CodeType) -> list[Any]:
-    constants = [
-        _instructions(value) if isinstance(value, CodeType) else value
-        for value in code.co_consts
-    ]
+    constants: list[Any] = []
+    for value in code.co_consts:
+        if isinstance(value, CodeType):
+            constants.append(_instructions(value))
+        elif isinstance(value, frozenset):  # in an order that the process decides
+            constants.append(sorted(map(repr, value)))
+        else:
+            constants.append(value)
     return [code.co_code, code.co_names, constants]
 
 

@@ -261,8 +261,8 @@ class BertTokenVectorizer(  # type: ignore[call-arg] # scikit-learn ships no typ
     """
 
     _decisive = (
-        "model", "layer", "layer_combination", "subwords", "max_length", "stride",
-        "dtype", "token_dtype", "revision",
+        "layer", "layer_combination", "subwords", "max_length", "stride", "dtype",
+        "token_dtype",
     )  # fmt: skip
 
     def __init__(

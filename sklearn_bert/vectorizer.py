@@ -245,10 +245,9 @@ default="auto"
     __single_column_transformer__ = True
 
     _decisive = (
-        "model", "layer", "layer_combination", "pooling", "special_tokens",
-        "normalize", "max_length", "overflow", "stride", "chunk_pooling", "prompt",
-        "dtype",
-        "token_dtype", "revision",
+        "layer", "layer_combination", "pooling", "special_tokens", "normalize",
+        "max_length", "overflow", "stride", "chunk_pooling", "prompt", "dtype",
+        "token_dtype",
     )  # fmt: skip
     _learned = (*EncoderEstimator._learned, "query_")
 

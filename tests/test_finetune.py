@@ -3,6 +3,7 @@
 import copy
 import itertools
 import json
+import os
 import pickle
 import shutil
 import subprocess
@@ -769,6 +770,33 @@ def test_scorers_have_the_same_name_only_if_they_are_the_same(scoring, other):
     assert finetune._name_of(scoring) == finetune._name_of(scoring)
     assert finetune._name_of(scoring) != finetune._name_of(other)
     assert " at 0x" not in finetune._name_of(scoring)
+
+
+class Closeness:
+    def __init__(self, weight):
+        self.weight = weight
+
+    def __call__(self, estimator, X, y):
+        return self.weight * float(np.mean(estimator.predict(X) == y))
+
+
+def test_a_scorer_has_one_name_in_every_process():
+    code = (
+        "from sklearn_bert.finetune import _name_of\n"
+        "def score(e, X, y): return sum(v in {'aa', 'bb', 'cc', 'dd'} for v in y)\n"
+        "print(_name_of(score))"
+    )
+    names = {
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True,
+            env={**os.environ, "PYTHONHASHSEED": seed},
+        ).stdout
+        for seed in ("1", "2", "3")
+    }  # fmt: skip
+    assert len(names) == 1
+    assert finetune._name_of(Closeness(1.0)) == finetune._name_of(Closeness(1.0))
+    assert finetune._name_of(Closeness(1.0)) != finetune._name_of(Closeness(2.0))
+    assert " at 0x" not in finetune._name_of(Closeness(1.0))
 
 
 def test_held_out_labels_are_part_of_a_run(tiny, tmp_path):

@@ -206,6 +206,23 @@ def test_any_head_answers_for_several_labels(tiny, head):
             np.testing.assert_array_equal(found > 0.5, probe.predict(TEXTS) == 1)
 
 
+def test_a_model_is_known_by_its_files_and_not_by_its_place(tmp_path):
+    place = make_tiny_encoder(tmp_path / "first")
+    other = make_tiny_encoder(tmp_path / "other", seed=1)
+    probe = BertProbeClassifier(place, layer="mix", C=1.0).fit(TEXTS, BINARY)
+    expected = probe.predict_proba(TEXTS)
+    content = pickle.dumps(probe)
+    shutil.move(place, tmp_path / "moved")
+    moved = pickle.loads(content)
+    with pytest.raises(ValueError, match=r"is not a directory"):
+        moved.predict(TEXTS)
+    for name in (str(tmp_path / "moved"), f"{tmp_path}/moved/", tmp_path / "moved"):
+        moved.set_params(model=name)
+        np.testing.assert_array_equal(moved.predict_proba(TEXTS), expected)
+    with pytest.raises(ValueError, match=r"or are those of another model"):
+        moved.set_params(model=other).predict(TEXTS)
+
+
 def test_a_memory_that_keeps_nothing_costs_one_pass(tiny, work):
     probe = BertProbeClassifier(tiny, layer="cv", cv=2, memory=joblib.Memory(None))
     probe.fit(TEXTS, BINARY)
