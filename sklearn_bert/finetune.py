@@ -860,7 +860,7 @@ def _name_of(scoring: Any) -> str:
         return f"{_name_of(scoring.func)} of {scoring.args} {scoring.keywords}"
     if hasattr(scoring, "_score_func"):  # what make_scorer returns
         return f"{scoring!r} of {_name_of(scoring._score_func)}"
-    kind = type(scoring)
+    kind: Any = type(scoring)
     if not hasattr(scoring, "__code__"):
         call = getattr(kind.__call__, "__code__", None)
         if kind.__repr__ is not object.__repr__ or call is None:
