@@ -10,8 +10,10 @@ Level 6 of the module map: imports `_validation`, `checkpoint`, `features`, `lay
 
 from __future__ import annotations
 
+import copy
 import os
 import re
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -256,7 +258,42 @@ class EncoderEstimator(ModelEstimator):
         combination = self.layer_combination
         return isinstance(combination, str) and combination == "scalar_mix"
 
-    def _keep_mix(self, mix: ScalarMix) -> None:
+    def _learn_by(
+        self,
+        fit: Callable[..., Any],
+        on_step: Callable[[Callable[[], Any]], bool] | None = None,
+    ) -> None:
+        """Keep what a function learns, and in how many steps; unfitted if it fails.
+
+        `on_step` is given, after each of them, a function that returns a copy of this
+        estimator as it is by then; learning ends where it returns True.
+        """
+        n_steps = 0
+
+        def told(learned: Callable[[], Any]) -> bool:
+            nonlocal n_steps
+            n_steps += 1
+            if on_step is None:
+                return False
+            n_so_far = n_steps
+
+            def reached() -> Any:
+                view = copy.copy(self)
+                view._keep(learned())
+                view.n_iter_ = n_so_far
+                return view
+
+            return on_step(reached)
+
+        try:
+            self._keep(fit(on_step=told))
+        except BaseException:
+            del self._fitted_params
+            raise
+        self.n_iter_ = n_steps
+
+    def _keep(self, mix: ScalarMix) -> None:
+        """Keep what was learned."""
         self._mix = mix
         self.layer_weights_ = mix.weights
         self.gamma_ = mix.gamma

@@ -11,6 +11,7 @@ Level 7 of the module map: imports `_validation`, `checkpoint`, `estimators`,
 
 from __future__ import annotations
 
+import functools
 import itertools
 import re
 import warnings
@@ -535,26 +536,15 @@ class BertTokenVectorizer(  # type: ignore[call-arg] # scikit-learn ships no typ
         limit = max(1, _MIX_BYTES // (4 * n_layers * width))
         step = max(1, -(-len(frozen) // limit))
         weights = options.pop("sample_weight", None)
-        n_steps = 0
-
-        def count(_: Any) -> bool:
-            nonlocal n_steps
-            n_steps += 1
-            return False
-
-        try:
-            mix = fit_scalar_mix(
+        self._learn_by(
+            functools.partial(
+                fit_scalar_mix,
                 frozen[::step, np.newaxis].astype(np.float32),
                 as_classes(tags)[::step],
                 sample_weight=None if weights is None else weights[::step],
-                on_step=count,
                 **options,
             )
-        except BaseException:
-            del self._fitted_params
-            raise
-        self._keep_mix(mix)
-        self.n_iter_ = n_steps
+        )
 
     def _combine_all(self, frozen: np.ndarray) -> np.ndarray:
         """Return the features of words from what `_frozen` returned."""

@@ -242,13 +242,13 @@ class Trainer:
         """
         uses = Counter(self.schedule)
         layers = [layer for layer in uses if layer > 0]
-        for layer in [k for k in layers if not self.network.can_start_at(k)]:
-            logger.info("layer %d cannot be started from: frozen layers rerun", layer)
-            layers.remove(layer)
         layers.sort(key=lambda layer: (-layer * uses[layer], layer))
         is_free = self.recipe.head_warmup == "probe"  # that pass runs in any case
         if not is_free and not _spares(layers, uses):
             return []
+        for layer in [k for k in layers if not self.network.can_start_at(k)]:
+            logger.info("layer %d cannot be started from: frozen layers rerun", layer)
+            layers.remove(layer)
         layers = layers[: _room(self._lengths, self.network.checkpoint.width, layers)]
         if not is_free and not _spares(layers, uses):
             return []

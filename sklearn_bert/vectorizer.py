@@ -10,7 +10,7 @@ Level 7 of the module map: imports `_validation`, `checkpoint`, `estimators`,
 
 from __future__ import annotations
 
-import copy
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -577,40 +577,21 @@ default="auto"
         `on_step` is called after each step with a function that returns this estimator
         as it is by then, and ends learning by returning True.
         """
-        n_steps = 0
+        fit: Callable[..., Any] = fit_scalar_mix
+        if isinstance(frozen, Ragged):
+            fit = fit_token_attention
+            name = "pooling" if self._attends() else "chunk_pooling"
+            options["learns_layers"] = self._mixes()
+            options["who"] = f"{name}='learned_attention'"
+        self._learn_by(functools.partial(fit, frozen, y, **options), on_step)
 
-        def told(learned: Callable[[], Any]) -> bool:
-            nonlocal n_steps
-            n_steps += 1
-            n = n_steps
-            return on_step is not None and on_step(
-                lambda: copy.copy(self)._with(learned(), n)
-            )
-
-        try:
-            learned: Any
-            if isinstance(frozen, Ragged):
-                name = "pooling" if self._attends() else "chunk_pooling"
-                learned = fit_token_attention(
-                    frozen, y, learns_layers=self._mixes(),
-                    who=f"{name}='learned_attention'", on_step=told, **options,
-                )  # fmt: skip
-            else:
-                learned = fit_scalar_mix(frozen, y, on_step=told, **options)
-        except BaseException:
-            del self._fitted_params
-            raise
-        self._with(learned, n_steps)
-
-    def _with(self, learned: Any, n_steps: int) -> BertVectorizer:
+    def _keep(self, learned: Any) -> None:
         """Keep a mix of layers, or a query and perhaps one."""
         mix = learned
         if not isinstance(learned, ScalarMix):
             self.query_, mix = learned
         if mix is not None:
-            self._keep_mix(mix)
-        self.n_iter_ = n_steps
-        return self
+            super()._keep(mix)
 
     def _encode(self, texts: list[str]) -> np.ndarray:
         blocks = self._blocks(texts, self._unchanged_request())

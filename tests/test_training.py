@@ -653,10 +653,18 @@ def test_a_broken_encoder_is_said_in_the_first_step(plain):
         trainer.run_epoch()
 
 
+def leave_room(monkeypatch, network, n_layers):
+    """Leave room on the disk for the states of so many layers, and a half."""
+    n_tokens = sum(len(piece) for piece in network.pieces(DATA.texts))
+    of_layer = 4 * network.checkpoint.width * n_tokens
+    free = int((n_layers + 0.5) * of_layer / 0.9)
+    usage = type(training.shutil.disk_usage("."))(free, 0, free)
+    monkeypatch.setattr(training.shutil, "disk_usage", lambda path: usage)
+
+
 def test_without_room_for_states_frozen_layers_run_again(plain, monkeypatch):
     expected = train(plain)
-    usage = type(training.shutil.disk_usage("."))(1, 1, 10)
-    monkeypatch.setattr(training.shutil, "disk_usage", lambda path: usage)
+    leave_room(monkeypatch, network_of(plain), 0)
     with pytest.warns(UserWarning, match=r"frozen layers take .* Point TMPDIR"):
         found = train(plain)
     assert_same_weights(
@@ -666,10 +674,7 @@ def test_without_room_for_states_frozen_layers_run_again(plain, monkeypatch):
 
 def test_with_room_for_some_states_those_that_spare_most_are_kept(plain, monkeypatch):
     network = network_of(plain)
-    n_tokens = sum(len(piece) for piece in network.pieces(DATA.texts))
-    free = int(1.5 * 4 * network.checkpoint.width * n_tokens / 0.9)  # 1.5 layers
-    usage = type(training.shutil.disk_usage("."))(free, 0, free)
-    monkeypatch.setattr(training.shutil, "disk_usage", lambda path: usage)
+    leave_room(monkeypatch, network, 1)
     recipe = replace(RECIPE, n_frozen=1, max_iter=4, head_warmup=1)  # 3 once, 1 thrice
     with pytest.warns(UserWarning, match=r"of 1 of 2 layers are kept"):
         trainer = Trainer(network, recipe, DATA)
@@ -690,12 +695,7 @@ def test_with_room_for_some_states_those_that_spare_most_are_kept(plain, monkeyp
 def test_a_run_goes_on_with_the_states_that_the_disk_had_room_for(
     plain, tmp_path, monkeypatch, n_layers_fit
 ):
-    network = network_of(plain)
-    n_tokens = sum(len(piece) for piece in network.pieces(DATA.texts))
-    of_layer = 4 * network.checkpoint.width * n_tokens
-    free = int((n_layers_fit + 0.5) * of_layer / 0.9)
-    usage = type(training.shutil.disk_usage("."))(free, 0, free)
-    monkeypatch.setattr(training.shutil, "disk_usage", lambda path: usage)
+    leave_room(monkeypatch, network_of(plain), n_layers_fit)
     changes = {"n_frozen": 0, "max_iter": 5, "unfreezing": "gradual"}
     whole = train(plain, **changes)
     stopped = Trainer(
