@@ -182,7 +182,7 @@ class EncoderEstimator(ModelEstimator):
         self._resolve(self._checkpoint())
         self._mix: ScalarMix | None = None
         self._fitted_params = {
-            name: _plain_repr(getattr(self, name)) for name in self._decisive
+            name: plain_repr(getattr(self, name)) for name in self._decisive
         }
 
     def __sklearn_is_fitted__(self) -> bool:
@@ -302,12 +302,7 @@ class EncoderEstimator(ModelEstimator):
     def _refuse_changes(self) -> None:
         """Refuse to transform with parameters that fit has not seen."""
         for name, fitted in self._fitted_params.items():
-            current = _plain_repr(getattr(self, name))
-            if current != fitted:
-                raise ValueError(
-                    f"{name} was {fitted} in fit and is {current} now; call fit again "
-                    "after set_params."
-                )
+            refuse_change(name, fitted, getattr(self, name))
 
 
 def _reading(checkpoint: Checkpoint) -> tuple[bool, bool]:
@@ -315,10 +310,20 @@ def _reading(checkpoint: Checkpoint) -> tuple[bool, bool]:
     return checkpoint.declared.lower_case, checkpoint.declared.include_prompt
 
 
-def _plain_repr(value: Any) -> str:
+def refuse_change(name: str, fitted: str, value: Any) -> None:
+    """Raise unless a parameter is what `plain_repr` of it was in fit."""
+    current = plain_repr(value)
+    if current != fitted:
+        raise ValueError(
+            f"{name} was {fitted} in fit and is {current} now; call fit again after "
+            "set_params."
+        )
+
+
+def plain_repr(value: Any) -> str:
     """Return repr, the same for equal values of NumPy and Python, list and tuple."""
     if isinstance(value, (np.generic, np.ndarray)):
         value = value.tolist()
     if isinstance(value, (list, tuple, range)):
-        return f"[{', '.join(map(_plain_repr, value))}]"
+        return f"[{', '.join(map(plain_repr, value))}]"
     return repr(value)

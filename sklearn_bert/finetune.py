@@ -43,7 +43,13 @@ from ._validation import (
 from .callbacks import CallbackSupportMixin, Task, with_callbacks
 from .checkpoint import DEFAULT_MODEL, Checkpoint, find_checkpoint
 from .estimators import ModelEstimator
-from .heads import check_one_score, check_sample_weight, check_target, weigh
+from .heads import (
+    check_one_score,
+    check_sample_weight,
+    check_target,
+    of_rows,
+    weigh,
+)
 from .persistence import Trained, plain, read
 from .pooling import read_pooling
 
@@ -152,7 +158,9 @@ sequence of them, default="auto"
     label_smoothing : float, default=0.0
         Share of each target that is spread over all classes, below 1.
     class_weight : dict, "balanced" or None, default=None
-        Weights per class, multiplied with ``sample_weight``.
+        Weights per class, multiplied with ``sample_weight``. For several labels each
+        weighs texts in its own way, "balanced" by how many texts have it; a list gives
+        a dict for each.
     early_stopping : bool, default=False
         Whether training ends after `n_iter_no_change` epochs without a better score on
         held-out texts, and goes back to the weights of the best epoch.
@@ -619,7 +627,9 @@ sequence of them, default="auto"
         self, y: np.ndarray, weights: np.ndarray | None, seed: int
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return the rows to train on, those of weight 0 left out, and to score on."""
-        rows = np.arange(len(y)) if weights is None else np.flatnonzero(weights)
+        rows = np.arange(len(y))
+        if weights is not None:
+            rows = np.flatnonzero(of_rows(weights))
         if not check_bool("early_stopping", self.early_stopping):
             return rows, rows[:0]
         n_out = max(1, round(self.validation_fraction * len(rows)))

@@ -13,10 +13,9 @@ from typing import Any
 
 import numpy as np
 from scipy.special import expit, softmax
-from sklearn import config_context
-from sklearn.base import clone, is_classifier
+from sklearn.base import BaseEstimator, ClassifierMixin, clone, is_classifier
+from sklearn.dummy import DummyClassifier
 from sklearn.linear_model import LogisticRegression
-from sklearn.multiclass import OneVsRestClassifier
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
@@ -43,8 +42,9 @@ from ._validation import (
 from .callbacks import Task
 
 __all__ = [
-    "DropoutMLPClassifier", "HasHead", "check_one_score", "check_sample_weight",
-    "check_target", "columns_of", "head_has", "n_rounds_of", "weigh",
+    "DropoutMLPClassifier", "HasHead", "PerLabelClassifier", "check_one_score",
+    "check_sample_weight", "check_target", "columns_of", "head_has", "n_rounds_of",
+    "of_rows", "weigh",
 ]  # fmt: skip
 
 _SCALER_ROWS = 2**16  # at once, as the scaler makes copies of what it is given
@@ -129,27 +129,26 @@ class HasHead:
         if self.standardize:
             scaler = StandardScaler()
             for rows in gen_batches(len(Z), _SCALER_ROWS):
-                part = None if weights is None else weights[rows]
+                part = None if weights is None else of_rows(weights[rows])
                 scaler.partial_fit(Z[rows], sample_weight=part)
             Z = scaler.transform(Z, copy=not in_place)
             steps.append(("scale", scaler))
         options = {} if weights is None else {"sample_weight": weights}
-        if y.ndim == 2 and not get_tags(head).classifier_tags.multi_label:
-            with config_context(enable_metadata_routing=True):
-                if options:
-                    head.set_fit_request(sample_weight=True)
-                head = OneVsRestClassifier(head).fit(Z, y, **options)
-            for part in (head.estimator, *head.estimators_):  # skops cannot write it
-                vars(part).pop("_metadata_request", None)
+        takes_labels = get_tags(head).classifier_tags.multi_label
+        if y.ndim == 2 and (not takes_labels or np.ndim(weights) == 2):
+            head = PerLabelClassifier(head).fit(Z, y, **options)
         else:
             with (task or Task()).lend(head):
                 head.fit(Z, y, **options)
         if isinstance(self.head, str):  # "mlp" holds its weights four times
-            for name in ("_optimizer", "_best_coefs", "_best_intercepts"):
-                vars(head).pop(name, None)
+            for part in getattr(head, "estimators_", [head]):
+                for name in ("_optimizer", "_best_coefs", "_best_intercepts"):
+                    vars(part).pop(name, None)
         return Pipeline([*steps, ("head", head)])
 
-    def _weights(self, y: np.ndarray, sample_weight: Any) -> np.ndarray | None:
+    def _weights(
+        self, y: np.ndarray, sample_weight: Any, rows: np.ndarray | None = None
+    ) -> np.ndarray | None:
         """Return the weight of each row, or None if all count alike.
 
         Parameters
@@ -157,8 +156,85 @@ class HasHead:
         y : ndarray of shape (n_rows,) or (n_rows, n_labels)
         sample_weight : ndarray of shape (n_rows,) or None
             From `check_sample_weight`.
+        rows : ndarray of shape (n_given,), default=None
+            Of a fold: its classes are balanced by themselves.
         """
+        if rows is not None:
+            y = y[rows]
+            sample_weight = None if sample_weight is None else sample_weight[rows]
         return weigh(y, self.class_weight, sample_weight)
+
+
+def _estimator_has(method: str) -> Any:
+    return available_if(lambda each: hasattr(each.estimator, method))
+
+
+class PerLabelClassifier(ClassifierMixin, BaseEstimator):
+    """A classifier for each of several labels, which may weigh rows each in its way.
+
+    `OneVsRestClassifier` has one weight per row. A label that all rows have, or none,
+    is predicted as it is.
+
+    Parameters
+    ----------
+    estimator : classifier
+
+    Attributes
+    ----------
+    estimators_ : list of classifier
+    classes_ : ndarray of shape (n_labels,)
+        The labels' numbers.
+    """
+
+    def __init__(self, estimator: Any) -> None:
+        self.estimator = estimator
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> PerLabelClassifier:
+        """Train on features and an indicator.
+
+        Parameters
+        ----------
+        X : ndarray of shape (n_rows, n_features)
+        y : ndarray of shape (n_rows, n_labels)
+        sample_weight : ndarray of shape (n_rows,) or (n_rows, n_labels), default=None
+        """
+        self.classes_ = np.arange(y.shape[1])
+        self.estimators_ = []
+        for j, column in enumerate(y.T):
+            weights, counts = None, np.ones(len(column), dtype=bool)
+            if sample_weight is not None:
+                weights = (
+                    sample_weight[:, j] if sample_weight.ndim == 2 else sample_weight
+                )
+                counts = weights > 0
+            is_same = len(np.unique(column[counts])) < 2
+            estimator = DummyClassifier() if is_same else clone(self.estimator)
+            options = {} if weights is None else {"sample_weight": weights}
+            self.estimators_.append(estimator.fit(X, column, **options))
+        return self
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Return 0 or 1 of each label, (n_rows, n_labels)."""
+        return np.column_stack([part.predict(X) for part in self.estimators_])
+
+    @_estimator_has("predict_proba")
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Return the probability of each label, (n_rows, n_labels)."""
+        return np.column_stack(
+            [_of_1(part.predict_proba(X), part.classes_) for part in self.estimators_]
+        )
+
+    @_estimator_has("decision_function")
+    def decision_function(self, X: Any) -> np.ndarray:
+        """Return the score of each label, (n_rows, n_labels); above 0 it is there."""
+        return np.column_stack(
+            [
+                2.0 * part.predict(X) - 1.0
+                if isinstance(part, DummyClassifier)
+                else part.decision_function(X)
+                for part in self.estimators_
+            ]
+        )
 
 
 class DropoutMLPClassifier(MLPClassifier):
@@ -233,11 +309,20 @@ def columns_of(answers: Any, head: Pipeline) -> np.ndarray:
     """
     if not isinstance(answers, list):
         return np.asarray(answers)
-    columns = [
-        part[:, list(classes).index(1)] if 1 in classes else np.zeros(len(part))
-        for part, classes in zip(answers, head[-1].classes_, strict=True)
-    ]
-    return np.column_stack(columns)
+    return np.column_stack(
+        [
+            _of_1(part, classes)
+            for part, classes in zip(answers, head[-1].classes_, strict=True)
+        ]
+    )
+
+
+def _of_1(probabilities: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """Return the probability of class 1, (n_rows,), of classes that may lack it."""
+    places = np.flatnonzero(classes == 1)
+    if not len(places):
+        return np.zeros(len(probabilities))
+    return np.asarray(probabilities[:, places[0]])
 
 
 def n_rounds_of(head: Pipeline) -> dict[str, int]:
@@ -257,14 +342,25 @@ def weigh(
     """Return the weight of each row, or None if all count alike.
 
     Weights of classes that are "balanced" are so by the weights of the texts, as those
-    of scikit-learn's classifiers are; one of weight 0 counts as left out.
+    of scikit-learn's classifiers are; one of weight 0 counts as left out. Where there
+    are several labels and weights of classes, each label weighs rows in its own way:
+    the shape is (n_rows, n_labels). `compute_sample_weight` would multiply over labels,
+    and a few rows with rare ones would outweigh all others.
     """
     if sample_weight is None and class_weight is None:
         return None
     given = np.ones(len(y)) if sample_weight is None else sample_weight
     weights = given
     if class_weight is not None:
-        weights = given * _weights_of_classes(y, class_weight, given)
+        columns = [y] if y.ndim == 1 else list(y.T)
+        each = [class_weight]
+        if y.ndim == 2:
+            each = _per_label(class_weight, y.shape[1])
+        weighed = [
+            given * _weights_of_classes(column, own, given)
+            for column, own in zip(columns, each, strict=True)
+        ]
+        weights = weighed[0] if y.ndim == 1 else np.column_stack(weighed)
     if not weights.sum() > 0:
         raise ValueError("sample_weight must not be zero for every text.")
     if y.ndim == 1:
@@ -272,8 +368,25 @@ def weigh(
     return np.asarray(weights, dtype=np.float64)
 
 
+def of_rows(weights: np.ndarray) -> np.ndarray:
+    """Return one weight per row, the mean over labels where they have their own."""
+    return weights if weights.ndim == 1 else np.asarray(weights.mean(axis=1))
+
+
+def _per_label(class_weight: Any, n_labels: int) -> list[Any]:
+    """Return the weights of classes of each label: the same, or one of a list."""
+    if not isinstance(class_weight, (list, tuple)):
+        return [class_weight] * n_labels
+    if len(class_weight) != n_labels:
+        raise ValueError(
+            f"class_weight must hold one dict for each of {n_labels} labels, got "
+            f"{len(class_weight)}."
+        )
+    return list(class_weight)
+
+
 def _weights_of_classes(y: np.ndarray, class_weight: Any, given: np.ndarray) -> Any:
-    if y.ndim == 1 and isinstance(class_weight, str) and class_weight == "balanced":
+    if isinstance(class_weight, str) and class_weight == "balanced":
         _, codes = np.unique(y, return_inverse=True)
         mass = np.bincount(codes, weights=given)
         n_classes = np.count_nonzero(mass)

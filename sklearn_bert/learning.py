@@ -46,6 +46,7 @@ def fit_scalar_mix(
     scale_layers: bool = True,
     max_iter: int = 1000,
     on_step: Callable[[Callable[[], ScalarMix]], bool] | None = None,
+    who: str = "layer_combination='scalar_mix'",
 ) -> ScalarMix:
     """Learn layer weights and gamma jointly with a linear head on stored features.
 
@@ -77,6 +78,8 @@ def fit_scalar_mix(
     on_step : callable, default=None
         Called after each of them with a function that returns what was learned so far;
         learning ends where it returns True.
+    who : str, default="layer_combination='scalar_mix'"
+        The parameter that learns, for messages.
 
     Returns
     -------
@@ -88,7 +91,7 @@ def fit_scalar_mix(
     Fayyaz et al. 2021, "Not All Models Localize Linguistic Knowledge in the Same
     Place".
     """
-    labels = Labels(y, len(block), sample_weight, "layer_combination='scalar_mix'")
+    labels = Labels(y, len(block), sample_weight, who)
     _, n_poolings, n_layers, width = block.shape
     objective = Objective(labels, n_poolings * width, C, n_layers=n_layers)
     layers = _Layers(block, objective, scale_layers=scale_layers)
@@ -209,7 +212,9 @@ class _Layers:
         self, block: FloatArray, objective: Objective, *, scale_layers: bool
     ) -> None:
         self._block, self._objective = block, objective
-        self._means, self.scales = _moments_of_texts(block, objective.labels.share)
+        self._means, self.scales = _moments_of_texts(
+            block, objective.labels.share_of_rows
+        )
         if not scale_layers:
             self.scales = np.ones_like(self.scales)
         self.n_bytes = block.nbytes
@@ -312,7 +317,7 @@ class _Tokens:
     ) -> None:
         self._rows, self._objective = rows, objective
         # (n_layers, width) each
-        self._means, scales = _moments(rows, objective.labels.share[:, 0])
+        self._means, scales = _moments(rows, objective.labels.share_of_rows)
         n_layers, width = scales.shape
         self._learns_layers = objective.n_layers > 0
         if self._learns_layers:
@@ -543,7 +548,7 @@ def _moments_of_texts(
     block: FloatArray, share: NDArray[np.float64]
 ) -> tuple[FloatArray, FloatArray]:
     """Return weighted means, (n_poolings, n_layers, width), and spreads of layers."""
-    shares = (share / share.sum()).astype(np.float32)[:, 0]
+    shares = (share / share.sum()).astype(np.float32)
     shift = block[:256].mean(axis=0)  # near the mean, so that one pass is exact
     sums, squares = np.zeros(shift.shape), np.zeros(shift.shape[:2])
     for start in range(0, len(block), 256):  # no second copy of the block

@@ -200,8 +200,8 @@ class Objective:
         n_texts, n_features = len(self.labels.targets), self._shape[0]
         every = max(1, n_texts // (_ROWS_PER_FEATURE * n_features))
         some = np.arange(0, n_texts, every)
-        weights = self.labels.curvature * every * self.labels.share[some]
-        rows = source.vectors(some) * np.sqrt(weights)
+        weights = self.labels.curvature * every * self.labels.share_of_rows[some]
+        rows = source.vectors(some) * np.sqrt(weights)[:, np.newaxis]
         squares = np.einsum("nf,nf->f", rows, rows) + self._strength
         layers, query, head = self._ends[:3]
         if n_features > _MAX_FEATURES:
@@ -375,15 +375,17 @@ class Labels:
     ----------
     y : array-like of shape (n_texts,) or (n_texts, n_outputs)
     n_texts : int
-    sample_weight : ndarray of shape (n_texts,) or None
+    sample_weight : ndarray of shape (n_texts,) or (n_texts, n_outputs), or None
     who : str
         The parameter that learns, for messages.
 
     Attributes
     ----------
     targets : ndarray of shape (n_texts, n_outputs)
-    share : ndarray of shape (n_texts, 1)
+    share : ndarray of shape (n_texts, 1) or (n_texts, n_outputs)
         What a text counts; 1 / n_texts without weights.
+    share_of_rows : ndarray of shape (n_texts,)
+        The mean of it over outputs.
     curvature : float
         Second derivative of a text's loss by a score of 0, of one output.
     """
@@ -400,7 +402,8 @@ class Labels:
         )
         self.who = who
         weights = np.ones(n_texts) if sample_weight is None else sample_weight
-        self.share = weights[:, np.newaxis] / n_texts
+        self.share = weights.reshape(n_texts, -1) / n_texts
+        self.share_of_rows = self.share.mean(axis=1)
         self.curvature = 1.0 if self._is_squared else 0.25
         if self._is_classes:
             self.curvature = 1.0 / self.targets.shape[1]

@@ -28,7 +28,7 @@ from sklearn.utils.validation import check_is_fitted
 from ._validation import check_choice
 from .callbacks import CallbackSupportMixin, Task, with_callbacks
 from .checkpoint import DEFAULT_MODEL
-from .estimators import TextEstimator
+from .estimators import TextEstimator, plain_repr, refuse_change
 from .heads import (
     HasHead,
     check_one_score,
@@ -56,8 +56,8 @@ _SHARED = tuple(
 
 # What fit learns.
 _LEARNED = (
-    "classes_", "cv_scores_", "fingerprint_", "gamma_", "head_", "layer_weights_",
-    "layers_", "n_iter_", "vectorizer_",
+    "_fitted_layer", "classes_", "cv_scores_", "fingerprint_", "gamma_", "head_",
+    "layer_weights_", "layers_", "n_iter_", "vectorizer_",
 )  # fmt: skip
 
 
@@ -128,9 +128,8 @@ default="auto"
         Whether a progress bar is shown while texts are encoded.
     head : {"linear", "mlp"} or classifier, default="linear"
         "linear" is `LogisticRegression`, "mlp" `MLPClassifier` with one hidden layer.
-        Any scikit-learn classifier may be given; it is cloned, and `C`,
-        `class_weight`, `hidden_size`, `dropout`, `max_iter` and `random_state` are
-        then its own business.
+        Any scikit-learn classifier may be given; it is cloned, and `C`, `hidden_size`,
+        `dropout`, `max_iter` and `random_state` are then its own business.
     standardize : bool, default=True
         Whether every feature is scaled to zero mean and unit variance before the head,
         by `StandardScaler`, and layers and token states before they are weighted.
@@ -142,8 +141,10 @@ default="auto"
         than `LogisticRegression`'s 1.0, which overfits hundreds of standardized
         features on the few thousand texts that probes are for. For "mlp" the penalty
         ``alpha`` is ``1 / C / n_texts``.
-    class_weight : dict, "balanced" or None, default=None
-        Weights per class, multiplied with ``sample_weight``.
+    class_weight : dict, "balanced", list of dict or None, default=None
+        Weights per class, multiplied with ``sample_weight``. For several labels each
+        weighs texts in its own way, "balanced" by how many texts have it, and gets a
+        head of its own; a list gives a dict for each.
     hidden_size : int, default=128
         Units of the hidden layer of "mlp".
     dropout : float, default=0.0
@@ -320,13 +321,14 @@ default="auto"
         check_scoring(head, self.scoring)
         texts = self._read_texts(X, is_fit=True)
         y = check_target(y, len(texts), self)
-        weights = self._weights(y, check_sample_weight(sample_weight, len(texts)))
+        given = check_sample_weight(sample_weight, len(texts))
+        weights = self._weights(y, given)
         with Task.root(self, 2, texts, y, sample_weight) as task:
             with task.step("representation", None) as step:
-                vectorizer, Z = self._choose(texts, y, weights, step)
+                vectorizer, Z, chosen_by = self._choose(texts, y, given, step)
             with task.step("head") as step:
                 head = self._fit_head(Z, y, weights, in_place=True, task=step)
-                fitted = _fitted(vectorizer, head, y)
+                fitted = self._fitted(vectorizer, head, y) | chosen_by
                 step.attributes = lambda: fitted
         self.__dict__.update(fitted)
         return self
@@ -435,18 +437,22 @@ default="auto"
         return vectorizer
 
     def _choose(
-        self, texts: list[str], y: np.ndarray, weights: np.ndarray | None, task: Task
-    ) -> tuple[BertVectorizer, np.ndarray]:
-        """Return the vectorizer of the layers chosen, and its features of the texts."""
+        self, texts: list[str], y: np.ndarray, given: np.ndarray | None, task: Task
+    ) -> tuple[BertVectorizer, np.ndarray, dict[str, np.ndarray]]:
+        """Return the vectorizer of the layers chosen, and its features of the texts.
+
+        `given` are the weights of texts, without those of classes. The third is the
+        fitted attribute that says how layers were chosen, if they were.
+        """
         layer = read_layer(self.layer)
         if isinstance(layer, str):
             check_choice("layer", layer, ("all", "mix", "cv"))
         if not isinstance(layer, str) or layer == "all":
             vectorizer = self._vectorizer(layer)
             if not vectorizer._learns_from_y():
-                return vectorizer, vectorizer._encode(texts)
-            frozen = vectorizer._frozen(texts)
-            return vectorizer, self._learn(vectorizer, frozen, y, weights, task)
+                return vectorizer, vectorizer._encode(texts), {}
+            Z = self._learn_from_all(vectorizer, texts, y, given, task)
+            return vectorizer, Z, {}
         n_layers = self._vectorizer(-1).n_layers_  # and checks the parameters
         pooling = read_pooling(self.pooling)
         pooling = [pooling] if isinstance(pooling, str) else pooling
@@ -458,10 +464,21 @@ default="auto"
         first = 1 if "attention" in pooling else 0  # layer 0 follows no attention
         layers = list(range(first, n_layers + 1))
         if layer == "cv":
-            return self._best(texts, y, weights, layers, task)
+            return self._best(texts, y, given, layers, task)
         vectorizer = self._vectorizer(layers, layer_combination="scalar_mix")
-        Z = self._learn(vectorizer, vectorizer._frozen(texts), y, weights, task)
-        return vectorizer, Z
+        Z = self._learn_from_all(vectorizer, texts, y, given, task)
+        return vectorizer, Z, {}
+
+    def _learn_from_all(
+        self,
+        vectorizer: BertVectorizer,
+        texts: list[str],
+        y: np.ndarray,
+        given: np.ndarray | None,
+        task: Task,
+    ) -> np.ndarray:
+        frozen = vectorizer._frozen(texts)
+        return self._learn(vectorizer, frozen, y, self._weights(y, given), task)
 
     def _learn(
         self,
@@ -472,7 +489,10 @@ default="auto"
         task: Task,
         rows: np.ndarray | None = None,
     ) -> np.ndarray:
-        """Have a vectorizer learn from some rows; return the features of all."""
+        """Have a vectorizer learn from some rows; return the features of all.
+
+        `weights` are those of these rows.
+        """
         if rows is None:
             rows = np.arange(len(y))
 
@@ -483,11 +503,14 @@ default="auto"
                 )
             return task.is_stopped
 
+        # The parameter that learns, by its name in this class.
+        who = {"who": "layer='mix'"} if read_layer(self.layer) == "mix" else {}
         vectorizer._learn(
             frozen if len(rows) == len(y) else frozen[rows],
             as_classes(y)[rows],
+            **who,
             C=self.C,
-            sample_weight=None if weights is None else weights[rows],
+            sample_weight=weights,
             scale_layers=self.standardize,
             max_iter=self.max_iter,
             on_step=on_step,
@@ -506,16 +529,35 @@ default="auto"
         Z = vectorizer._combine_all(frozen)
         view = copy.copy(self)  # draws nothing from what the head will draw from
         view.random_state = copy.deepcopy(check_random_state(self.random_state))
-        return _fitted(vectorizer, view._fit_head(Z, y, weights, in_place=True), y)
+        head = view._fit_head(Z, y, weights, in_place=True)
+        return self._fitted(vectorizer, head, y)
+
+    def _fitted(
+        self, vectorizer: BertVectorizer, head: Any, y: np.ndarray
+    ) -> dict[str, Any]:
+        """Return the fitted attributes, but how layers were chosen."""
+        fitted = {
+            "_fitted_layer": plain_repr(read_layer(self.layer)),
+            "vectorizer_": vectorizer,
+            "head_": head,
+            "layers_": vectorizer.layers_,
+            "fingerprint_": vectorizer.fingerprint_,
+            "classes_": np.arange(y.shape[1]) if y.ndim == 2 else np.unique(y),
+            **n_rounds_of(head),
+        }
+        if vectorizer._mixes():
+            fitted["layer_weights_"] = vectorizer.layer_weights_
+            fitted["gamma_"] = vectorizer.gamma_
+        return fitted
 
     def _best(
         self,
         texts: list[str],
         y: np.ndarray,
-        weights: Any,
+        given: np.ndarray | None,
         layers: list[int],
         task: Task,
-    ) -> tuple[BertVectorizer, np.ndarray]:
+    ) -> tuple[BertVectorizer, np.ndarray, dict[str, np.ndarray]]:
         """Score every layer on the same folds and return the best one's features."""
         rows = np.arange(len(y))  # folds may be slices, of which a part is a view
         folds = [
@@ -536,10 +578,10 @@ default="auto"
                 Z = vectorizer._combine_all(frozen)
             with task.step("layer"):
                 for j, (train, test) in enumerate(folds):
+                    weights = self._weights(y, given, train)
                     if vectorizer._learns_from_y():  # anew, or it sees test labels
                         Z = self._learn(vectorizer, frozen, y, weights, Task(), train)
-                    part = None if weights is None else weights[train]
-                    head = self._fit_head(Z[train], y[train], part, in_place=True)
+                    head = self._fit_head(Z[train], y[train], weights, in_place=True)
                     scorer = check_scoring(head, self.scoring)
                     scores[i, j] = scorer(head, Z[test], y[test])
                     if not np.isfinite(scores[i, j]):
@@ -554,12 +596,12 @@ default="auto"
             if task.is_stopped:
                 break
         assert best is not None
-        self.cv_scores_ = scores
         vectorizer, frozen, Z = best
         if vectorizer._learns_from_y():
+            weights = self._weights(y, given)
             with task.step("best layer", None) as step:
                 Z = self._learn(vectorizer, frozen, y, weights, step)
-        return vectorizer, Z
+        return vectorizer, Z, {"cv_scores_": scores}
 
     def _by_layer(self, texts: list[str], layers: list[int]) -> Any:
         """Return what every layer's features are made of, or None to read each."""
@@ -578,26 +620,11 @@ default="auto"
         return getattr(self.head_, method)(self._current_vectorizer()._encode(texts))
 
     def _current_vectorizer(self) -> BertVectorizer:
+        refuse_change("layer", self._fitted_layer, read_layer(self.layer))
         vectorizer = copy.copy(self.vectorizer_)
         for name in _SHARED:  # memory or device may have been set since
             setattr(vectorizer, name, getattr(self, name))
         return vectorizer
-
-
-def _fitted(vectorizer: BertVectorizer, head: Any, y: np.ndarray) -> dict[str, Any]:
-    """Return the fitted attributes of a probe."""
-    fitted = {
-        "vectorizer_": vectorizer,
-        "head_": head,
-        "layers_": vectorizer.layers_,
-        "fingerprint_": vectorizer.fingerprint_,
-        "classes_": np.arange(y.shape[1]) if y.ndim == 2 else np.unique(y),
-        **n_rounds_of(head),
-    }
-    if vectorizer._mixes():
-        fitted["layer_weights_"] = vectorizer.layer_weights_
-        fitted["gamma_"] = vectorizer.gamma_
-    return fitted
 
 
 def _one_layer(every: Any, i: int) -> Any:

@@ -5,8 +5,8 @@ As `probe` does for texts: the tagger reads stored features through a
 scikit-learn's own classifier. That sees single words; it learns no transitions between
 tags.
 
-Level 8 of the module map: imports `_validation`, `checkpoint`, `heads`, `layers`,
-`ragged` and `tokens`.
+Level 8 of the module map: imports `_validation`, `checkpoint`, `estimators`, `heads`,
+`layers`, `ragged` and `tokens`.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from ._validation import check_choice, check_tags
 from .checkpoint import DEFAULT_MODEL
+from .estimators import plain_repr, refuse_change
 from .heads import HasHead, check_sample_weight, head_has, n_rounds_of
 from .layers import read_layer
 from .ragged import expand, starts_of
@@ -186,8 +187,8 @@ class BertTokenProbeClassifier(HasHead, WordEstimator):
     """
 
     _learned = (
-        "classes_", "cv_scores_", "fingerprint_", "gamma_", "head_", "layer_weights_",
-        "layers_", "n_iter_", "vectorizer_",
+        "_fitted_layer", "classes_", "cv_scores_", "fingerprint_", "gamma_", "head_",
+        "layer_weights_", "layers_", "n_iter_", "vectorizer_",
     )  # fmt: skip
 
     def __init__(
@@ -292,9 +293,11 @@ class BertTokenProbeClassifier(HasHead, WordEstimator):
         if sample_weight is not None:
             sample_weight = np.repeat(sample_weight, count_words(words))
         weights = self._weights(tags, sample_weight)
-        vectorizer, Z = self._choose(words, tags, weights)
+        vectorizer, Z, chosen_by = self._choose(words, tags, sample_weight)
         self.head_ = self._fit_head(Z, tags, weights, in_place=True)
         self.vectorizer_ = vectorizer
+        self._fitted_layer = plain_repr(read_layer(self.layer))
+        self.__dict__.update(chosen_by)
         self.layers_ = vectorizer.layers_
         self.fingerprint_ = vectorizer.fingerprint_
         self.classes_ = np.unique(tags)
@@ -402,34 +405,38 @@ class BertTokenProbeClassifier(HasHead, WordEstimator):
         return vectorizer
 
     def _choose(
-        self, words: Words, tags: np.ndarray, weights: np.ndarray | None
-    ) -> tuple[BertTokenVectorizer, np.ndarray]:
-        """Return the vectorizer of the layers chosen, and its features of the words."""
+        self, words: Words, tags: np.ndarray, given: np.ndarray | None
+    ) -> tuple[BertTokenVectorizer, np.ndarray, dict[str, Any]]:
+        """Return the vectorizer of the layers chosen, and its features of the words.
+
+        `given` are the weights of words, without those of classes. The third are the
+        fitted attributes that say how layers were chosen or weighted, if they were.
+        """
         layer = read_layer(self.layer)
         if isinstance(layer, str):
             check_choice("layer", layer, ("all", "mix", "cv"))
         if not isinstance(layer, str) or layer == "all":
             vectorizer = self._vectorizer(layer)
-            return vectorizer, vectorizer._encode(words)
+            return vectorizer, vectorizer._encode(words), {}
         every = self._vectorizer("all", layer_combination="scalar_mix")
         if layer == "cv":  # nothing is mixed: layers are kept apart
-            return self._best(words, every._frozen(words), tags, weights)
+            return self._best(words, every._frozen(words), tags, given)
         frozen = every._frozen(words)
         every._learn(
             frozen,
             tags,
+            who="layer='mix'",
             C=self.C,
-            sample_weight=weights,
+            sample_weight=self._weights(tags, given),
             scale_layers=self.standardize,
             max_iter=self.max_iter,
         )
-        self.layer_weights_ = every.layer_weights_
-        self.gamma_ = every.gamma_
-        return every, every._combine_all(frozen)
+        learned = {"layer_weights_": every.layer_weights_, "gamma_": every.gamma_}
+        return every, every._combine_all(frozen), learned
 
     def _best(
-        self, words: Words, frozen: np.ndarray, tags: np.ndarray, weights: Any
-    ) -> tuple[BertTokenVectorizer, np.ndarray]:
+        self, words: Words, frozen: np.ndarray, tags: np.ndarray, given: Any
+    ) -> tuple[BertTokenVectorizer, np.ndarray, dict[str, Any]]:
         """Score every layer on the same folds of texts; return the best one."""
         counts = count_words(words)
         starts = starts_of(counts)
@@ -443,14 +450,14 @@ class BertTokenProbeClassifier(HasHead, WordEstimator):
                 head = self._fit_head(
                     frozen[train, layer].astype(np.float32),
                     tags[train],
-                    None if weights is None else weights[train],
+                    self._weights(tags, given, train),
                     in_place=True,
                 )
                 Z = frozen[test, layer].astype(np.float32)
                 of_layer[j] = self._score_head(head, Z, tags[test], n_words)
-        self.cv_scores_ = scores
         best = int(scores.mean(axis=1).argmax())
-        return self._vectorizer(best), frozen[:, best].astype(np.float32)
+        Z = frozen[:, best].astype(np.float32)
+        return self._vectorizer(best), Z, {"cv_scores_": scores}
 
     def _score_head(
         self, head: Any, Z: np.ndarray, tags: np.ndarray, counts: np.ndarray
@@ -463,6 +470,7 @@ class BertTokenProbeClassifier(HasHead, WordEstimator):
     def _ask(self, method: str, X: Any) -> tuple[np.ndarray, np.ndarray]:
         """Return what the head answers for all words, and the words of each text."""
         check_is_fitted(self)
+        refuse_change("layer", self._fitted_layer, read_layer(self.layer))
         words = self._read_words(X)
         vectorizer = copy.copy(self.vectorizer_)
         for name in _SHARED:  # memory or device may have been set since

@@ -119,8 +119,8 @@ class Data:
     texts : list of str
     targets : ndarray of shape (n_texts,), int64, or (n_texts, n_labels), float32
         Indices of classes, or a multilabel indicator.
-    weights : ndarray of shape (n_texts,), float32
-        Above 0, with a mean of 1.
+    weights : ndarray of shape (n_texts,) or (n_texts, n_labels), float32
+        With a mean of 1, and for no text all 0.
     """
 
     texts: list[str]
@@ -262,9 +262,10 @@ class Trainer:
         """
         device, n_texts = self.network.device, len(features)
         Z = torch.from_numpy(features).to(device)
-        weights = torch.from_numpy(self.data.weights).to(device).unsqueeze(1)
-        mean = (weights * Z).mean(dim=0)
-        spread = (weights * (Z - mean) ** 2).mean(dim=0).sqrt()
+        weights = torch.from_numpy(self.data.weights).to(device)
+        of_rows = weights.reshape(n_texts, -1).mean(dim=1, keepdim=True)
+        mean = (of_rows * Z).mean(dim=0)
+        spread = (of_rows * (Z - mean) ** 2).mean(dim=0).sqrt()
         spread = torch.where(spread > 1e-6, spread, 1.0)
         Z = (Z - mean) / spread
         targets = torch.from_numpy(self.data.targets).to(device)
@@ -282,9 +283,11 @@ class Trainer:
 
         def closure() -> Tensor:
             optimizer.zero_grad()
-            losses = _losses(classifier(Z), targets, self.recipe.label_smoothing)
+            losses = _losses(
+                classifier(Z), targets, weights, self.recipe.label_smoothing
+            )
             squares = torch.stack([m.square().sum() for m in matrices])
-            loss = (weights[:, 0] * losses).mean() + penalty * squares.sum()
+            loss = losses.mean() + penalty * squares.sum()
             loss.backward()
             return loss
 
@@ -450,8 +453,8 @@ class Trainer:
         scores = self.network.scores([self._pieces[i] for i in rows], given)
         targets = send(self.data.targets[rows], scores.device)
         weights = send(self.data.weights[rows], scores.device)
-        losses = _losses(scores, targets, self.recipe.label_smoothing)
-        loss = (weights * losses).sum() / n_in_step
+        losses = _losses(scores, targets, weights, self.recipe.label_smoothing)
+        loss = losses.sum() / n_in_step
         value = float(loss.detach())
         if not math.isfinite(value):
             raise FloatingPointError
@@ -661,12 +664,15 @@ def _identity(network: TunedNetwork, recipe: Recipe, data: Data) -> dict[str, st
     }
 
 
-def _losses(scores: Tensor, targets: Tensor, label_smoothing: float) -> Tensor:
-    """Return the loss of each text, (n_texts,)."""
+def _losses(
+    scores: Tensor, targets: Tensor, weights: Tensor, label_smoothing: float
+) -> Tensor:
+    """Return the weighted loss of each text, (n_texts,)."""
     if targets.ndim == 1:
-        return F.cross_entropy(
+        losses = F.cross_entropy(
             scores, targets, reduction="none", label_smoothing=label_smoothing
         )
+        return weights * losses
     smooth = targets * (1 - label_smoothing) + label_smoothing / 2
     losses = F.binary_cross_entropy_with_logits(scores, smooth, reduction="none")
-    return losses.mean(dim=1)
+    return (weights.reshape(len(losses), -1) * losses).mean(dim=1)

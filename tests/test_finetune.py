@@ -14,6 +14,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+import torch
 from copies import skops_copy
 from numeric import (
     SpellsNumbers,
@@ -35,7 +36,7 @@ from sklearn.utils.estimator_checks import (
     parametrize_with_checks,
 )
 
-from sklearn_bert import BertProbeClassifier, BertVectorizer, finetune
+from sklearn_bert import BertProbeClassifier, BertVectorizer, finetune, training
 from sklearn_bert.datasets import load_docstrings, make_tiny_encoder
 from sklearn_bert.finetune import BertFineTuneClassifier
 from sklearn_bert.training import Trainer
@@ -193,6 +194,30 @@ def test_balanced_classes_are_weights(tiny):
         np.testing.assert_allclose(
             other.predict_proba(TEXTS), balanced.predict_proba(TEXTS), atol=1e-5
         )
+
+
+@pytest.mark.parametrize("n_frozen", [0, 2])
+def test_each_label_weighs_its_classes_by_itself(tiny, n_frozen):
+    rare = (np.arange(len(TEXTS)) % 8 == 1).astype(int)
+    y = np.column_stack([BINARY, rare])
+    shares = [len(TEXTS) / (2 * np.bincount(column)) for column in y.T]
+    each = [dict(enumerate(share.tolist())) for share in shares]
+    params = {"num_layers_to_freeze": n_frozen, "max_iter": 3}
+    plain, balanced, given = (
+        make(tiny, class_weight=weights, **params).fit(TEXTS, y).predict_proba(TEXTS)
+        for weights in (None, "balanced", each)
+    )
+    np.testing.assert_allclose(given, balanced, atol=1e-5)
+    assert balanced[:, 1].mean() > plain[:, 1].mean() + 0.01
+    np.testing.assert_allclose(balanced[:, 0].mean(), plain[:, 0].mean(), atol=0.05)
+
+
+def test_the_loss_of_a_text_weighs_each_label():
+    scores, targets = torch.tensor([[0.5, -1.0]]), torch.tensor([[1.0, 0.0]])
+    weights = torch.tensor([[2.0, 3.0]])
+    losses = training._losses(scores, targets, weights, 0.0)
+    expected = (2 * np.log1p(np.exp(-0.5)) + 3 * np.log1p(np.exp(-1.0))) / 2
+    np.testing.assert_allclose(losses, [expected], rtol=1e-6)
 
 
 @pytest.mark.parametrize("head", ["linear", "mlp"])

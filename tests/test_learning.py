@@ -115,6 +115,21 @@ def test_a_step_of_mini_batches_is_an_epoch(monkeypatch, max_iter):
     assert len(calls) == min(objective._EPOCHS, max_iter)
 
 
+def test_weights_of_each_label_are_those_of_texts_where_they_are_the_same():
+    values, y = informative("multilabel")
+    y = y[:, :2]
+    weights = np.linspace(0.5, 2.0, len(y))
+    rows, labels = (
+        fit_scalar_mix(values, y, sample_weight=given)
+        for given in (weights, np.column_stack([weights, weights]))
+    )
+    np.testing.assert_allclose(labels.weights, rows.weights, atol=1e-6)
+    first = fit_scalar_mix(values, y[:, 0], sample_weight=weights, scale_layers=False)
+    only = np.column_stack([weights, np.zeros_like(weights)])
+    alone = fit_scalar_mix(values, y, sample_weight=only, scale_layers=False)
+    np.testing.assert_allclose(alone.weights, first.weights, atol=0.01)
+
+
 @pytest.mark.parametrize("full_bytes", [0, 2**32])
 def test_what_a_step_is_given_is_what_ending_there_returns(monkeypatch, full_bytes):
     values, y = informative("binary")

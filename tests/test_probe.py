@@ -22,8 +22,9 @@ from sklearn.ensemble import (
     StackingClassifier,
     VotingClassifier,
 )
-from sklearn.exceptions import NotFittedError
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.linear_model import LogisticRegression, RidgeClassifier, SGDClassifier
+from sklearn.metrics import log_loss
 from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_score
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.neighbors import KNeighborsClassifier
@@ -36,6 +37,7 @@ from sklearn.utils.estimator_checks import check_estimator, parametrize_with_che
 
 from sklearn_bert import BertProbeClassifier, BertVectorizer, ragged, vectorizer
 from sklearn_bert.datasets import make_tiny_encoder
+from sklearn_bert.heads import weigh
 from sklearn_bert.learning import fit_scalar_mix
 
 # Most tests encode a few texts again and again, and would be told how to avoid it.
@@ -349,6 +351,45 @@ def test_cv_scores_equal_cross_val_score_of_each_layer(tiny, tmp_path):
         assert probe.layers_ == (int(probe.cv_scores_.mean(axis=1).argmax()),)
 
 
+def test_cv_balances_the_classes_of_each_fold(tiny):
+    folds = [(np.arange(4, 24), np.arange(4)), (np.arange(14), np.arange(14, 24))]
+    options = {"class_weight": "balanced", "scoring": "neg_log_loss"}
+    probe = BertProbeClassifier(tiny, layer="cv", cv=folds, **options)
+    scores = probe.fit(TEXTS, NAMES, sample_weight=WEIGHTS).cv_scores_
+    options.pop("scoring")
+    for layer in range(3):
+        for j, (train, test) in enumerate(folds):
+            part = BertProbeClassifier(tiny, layer=layer, **options)
+            part.fit([TEXTS[i] for i in train], NAMES[train], WEIGHTS[train])
+            found = part.predict_proba([TEXTS[i] for i in test])
+            expected = -log_loss(NAMES[test], found, labels=part.classes_)
+            assert scores[layer, j] == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_head_that_fails_leaves_no_scores_of_layers(tiny):
+    probe = BertProbeClassifier(tiny, layer="cv", cv=2).fit(TEXTS, NAMES)
+    calls = []
+
+    class FailsAtLast(LogisticRegression):
+        def fit(self, X, y, sample_weight=None):
+            calls.append(1)
+            if len(calls) > 6:
+                raise RuntimeError("no more")
+            return super().fit(X, y)
+
+    with pytest.raises(RuntimeError, match="no more"):
+        probe.set_params(head=FailsAtLast()).fit(TEXTS, NAMES)
+    assert not hasattr(probe, "cv_scores_")
+
+
+def test_a_mix_that_does_not_converge_is_named_as_the_user_named_it(tiny):
+    probe = BertProbeClassifier(
+        tiny, layer="mix", max_iter=1, head=KNeighborsClassifier()
+    )
+    with pytest.warns(ConvergenceWarning, match=r"^layer='mix' did not converge in 1"):
+        probe.fit(TEXTS, NAMES)
+
+
 def test_mix_is_the_scalar_mix_of_its_C_and_weights(tiny):
     probe = BertProbeClassifier(tiny, layer="mix", pooling=["mean", "max"], C=0.3)
     probe.fit(TEXTS, NAMES, sample_weight=WEIGHTS)
@@ -422,6 +463,46 @@ def test_a_multilabel_target_gives_one_probability_per_label(tiny, layer):
     assert (probe.predict(TEXTS) == INDICATOR).mean() > 0.9
     weighted = clone(probe).fit(TEXTS, INDICATOR, sample_weight=WEIGHTS)
     assert np.abs(weighted.predict_proba(TEXTS) - probe.predict_proba(TEXTS)).max() > 0
+
+
+@pytest.mark.parametrize("class_weight", ["balanced", {0: 1.0, 1: 4.0}])
+def test_each_label_weighs_its_classes_by_itself(tiny, class_weight):
+    rare = (np.arange(24) % 8 == 1).astype(int)
+    y = np.column_stack([INDICATOR, rare])
+    probe = BertProbeClassifier(
+        tiny, class_weight=class_weight, standardize=False, C=1.0, pooling="mean"
+    ).fit(TEXTS, y, sample_weight=WEIGHTS)
+    Z = BertVectorizer(tiny, pooling="mean").fit_transform(TEXTS)
+    for j, column in enumerate(y.T):
+        plain = LogisticRegression(max_iter=1000)
+        weights = weigh(column, class_weight, WEIGHTS)
+        plain.fit(Z, column, sample_weight=weights)
+        own = probe.head_[-1].estimators_[j]
+        np.testing.assert_allclose(own.coef_, plain.coef_, atol=2e-3)
+        np.testing.assert_allclose(
+            probe.predict_proba(TEXTS)[:, j], plain.predict_proba(Z)[:, 1], atol=1e-3
+        )
+    each = [class_weight] * 3
+    same = clone(probe).set_params(class_weight=each).fit(TEXTS, y, WEIGHTS)
+    np.testing.assert_array_equal(same.predict_proba(TEXTS), probe.predict_proba(TEXTS))
+    with pytest.raises(ValueError, match=r"one dict for each of 3 labels, got 2"):
+        clone(probe).set_params(class_weight=each[:2]).fit(TEXTS, y)
+
+
+@pytest.mark.parametrize("params", [{"layer": "mix"}, {"head": "mlp"}, {"layer": "cv"}])
+def test_what_learns_from_several_labels_weighs_each_by_itself(tiny, params):
+    params = {"C": 1.0, "random_state": 0, "cv": 2, **params}
+    rare = (np.arange(24) % 8 == 1).astype(int)
+    y = np.column_stack([BINARY, rare])
+    plain = BertProbeClassifier(tiny, **params).fit(TEXTS, y)
+    balanced = BertProbeClassifier(tiny, class_weight="balanced", **params).fit(
+        TEXTS, y
+    )
+    of_rare = [probe.predict_proba(TEXTS)[rare == 1, 1] for probe in (plain, balanced)]
+    assert of_rare[1].mean() > of_rare[0].mean()
+    np.testing.assert_array_equal(
+        pickle.loads(pickle.dumps(balanced)).predict(TEXTS), balanced.predict(TEXTS)
+    )
 
 
 def test_the_mlp_repeats_bitwise_and_fits_what_no_line_separates(tiny, monkeypatch):
@@ -564,6 +645,9 @@ def test_memory_may_be_set_after_fit_but_no_parameter_that_decides(tiny, tmp_pat
     assert any((tmp_path / "store").rglob("*.npy"))
     with pytest.raises(ValueError, match=r"pooling was .* in fit .* call fit again"):
         probe.set_params(pooling="max").predict(TEXTS)
+    probe.set_params(pooling="auto", layer="-1").predict(TEXTS)  # the same layer
+    with pytest.raises(ValueError, match=r"layer was -1 in fit and is 1 now; call fit"):
+        probe.set_params(layer=1).predict(TEXTS)
 
 
 @pytest.mark.parametrize(
