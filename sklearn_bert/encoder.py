@@ -6,14 +6,14 @@ further than the highest layer needed, and pools each layer as it passes, so tha
 more than one layer of token states is alive; or it keeps the states themselves, each
 token's from the window that shows most of its surroundings. The vectors of the windows
 of one text are joined, or kept as they are. On a GPU the budget comes from the free
-memory, and results travel while the next batch runs. A batch that does not fit is
-halved.
+memory, and results travel while the next batch runs; on a CPU several threads run a
+batch each. A batch that does not fit is halved.
 
 Encoders live in a small process-wide registry, never on an estimator.
 
 Level 4 of the module map: imports `checkpoint`, `network`, `pooling`, `ragged`,
-`request` and `tokenizer`. Only `features` imports this module, when a text has to be
-encoded, and `tuned`, for `resolve_device`.
+`request`, `threads` and `tokenizer`. Only `features` imports this module, when a text
+has to be encoded, and `tuned`, for `resolve_device`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import logging
 import os
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -45,6 +45,7 @@ from .pooling import (
 )
 from .ragged import expand, starts_of
 from .request import Text
+from .threads import can_share_threads, share_threads
 from .tokenizer import PROBES, Ids, Tokenizer
 
 __all__ = [
@@ -52,6 +53,8 @@ __all__ = [
 ]  # fmt: skip
 
 _CPU_TOKENS = 2048  # tokens per batch; 1,024 to 4,096 measured alike
+_MAX_WORKERS = 4  # threads with a batch each, so that no more than four are in memory
+_TOKENS_PER_WORKER = 1024  # with fewer, all threads work on one batch
 _GPU_TOKENS = 131_072  # at most, and less where memory is short
 _MAX_LOADED = 3  # encoders kept per process
 _PROBE_TOKENS = 40
@@ -151,6 +154,7 @@ class Encoder:
         probes = [self.tokenizer.surround(ids[:_PROBE_TOKENS]) for ids in contents]
         self.network = Network(checkpoint, device, dtype, probes, self.tokenizer.pad_id)
         self.budget = _token_budget(self.network)
+        self._lock = threading.Lock()
 
     @property
     def execution(self) -> Execution:
@@ -283,66 +287,60 @@ class Encoder:
         """Run pieces batch by batch, the longest first; return the forward passes."""
         lengths = np.array([len(p) for p in pieces], dtype=np.int64)
         lengths += self.tokenizer.n_special
-        order = np.argsort(-lengths, kind="stable")
-        order = order[lengths[order] > 0]  # no token at all: features are zeros
-        on_the_way: deque[tuple[Mapping[str, Indices], Vectors, torch.Event | None]] = (
-            deque()
-        )
         starts = {column: starts_of(_counts(span)) for column, span in kept.items()}
         # Poolers pick the first token of each row of a padded batch.
         has_pooler = any(split_column(column)[0] == "pooler" for column in columns)
         layout = "padded" if has_pooler else self.execution.layout
-        n_passes = start = 0
-        while start < len(order):
-            size = self._size(lengths[order[start:]], batch_size, layout)
-            rows = order[start : start + size]
-            some = [pieces[row] for row in rows]
-            spans = {
-                c: (first[rows], after[rows]) for c, (first, after) in kept.items()
-            }
-            vectors = self._run_if_it_fits(
-                some, columns, n_skipped[rows], spans, layout
-            )
-            if vectors is None:
-                torch.cuda.empty_cache()
-                batch_size = batch_size and max(1, size // 2)
-                too_many = int(lengths[rows].sum())
-                self.budget = max(1, min(self.budget, too_many // 2))
-                logger.info("out of memory: batches of %d tokens from now", self.budget)
-                continue
-            places = {
-                column: expand(starts[column][rows], _counts(spans[column]))
-                if column in kept
-                else rows
-                for column in columns
-            }
-            on_the_way.append((places, *_to_host(vectors)))
-            if len(on_the_way) > 1:
-                _write(*on_the_way.popleft(), out)
-            n_passes += 1
-            start += size
-        for arrived in on_the_way:
-            _write(*arrived, out)
-        return n_passes
 
-    def _size(
-        self, lengths: NDArray[np.int64], batch_size: int | None, layout: str
-    ) -> int:
-        """Return how many of these texts, the longest first, make the next batch.
+        def work() -> int:
+            # What was copied from a GPU is written while it works on the next batch.
+            on_the_way: deque[
+                tuple[Mapping[str, Indices], Vectors, torch.Event | None]
+            ] = deque()
+            n_passes = 0
+            while (rows := batches.take()) is not None:
+                some = [pieces[row] for row in rows]
+                spans = {
+                    c: (first[rows], after[rows]) for c, (first, after) in kept.items()
+                }
+                vectors = self._run_if_it_fits(
+                    some, columns, n_skipped[rows], spans, layout
+                )
+                if vectors is None:
+                    torch.cuda.empty_cache()
+                    self.budget = batches.put_back(rows)
+                    logger.info(
+                        "out of memory: batches of %d tokens from now", self.budget
+                    )
+                    continue
+                places = {
+                    column: expand(starts[column][rows], _counts(spans[column]))
+                    if column in kept
+                    else rows
+                    for column in columns
+                }
+                on_the_way.append((places, *_to_host(vectors)))
+                if len(on_the_way) > 1:
+                    _write(*on_the_way.popleft(), out)
+                n_passes += 1
+            for arrived in on_the_way:
+                _write(*arrived, out)
+            return n_passes
 
-        Packed ones are as few as the budget allows, and of like size: a small one at
-        the end would be slow, and of a size that was not met before.
-        """
-        if batch_size is not None:
-            return min(batch_size, len(lengths))
-        if layout == "packed":
-            total = int(lengths.sum())
-            share = -(-total // -(-total // self.budget))
-            n_tokens = np.cumsum(lengths[: self.budget])
-            size = int(np.searchsorted(n_tokens, share)) + 1
-            fits = int(np.searchsorted(n_tokens, self.budget, side="right"))
-            return max(1, min(size, fits))
-        return min(len(lengths), max(1, self.budget // int(lengths[0])))
+        with self._lock:  # one call at a time, with all threads
+            n_workers = self._n_workers(int(lengths.sum()))
+            batches = _Batches(lengths, self.budget, batch_size, layout, n_workers)
+            n_workers = max(1, min(n_workers, len(batches)))
+            return sum(share_threads(work, n_workers, batches.clear))
+
+    def _n_workers(self, n_tokens: int) -> int:
+        """Return how many threads work on a batch each."""
+        if self.execution.linear != "prepacked" or not can_share_threads():
+            return 1  # a GPU, or a machine on which this was not measured
+        n_threads = min(torch.get_num_threads(), _MAX_WORKERS)
+        return self.network.prepare_for(
+            max(1, min(n_threads, n_tokens // _TOKENS_PER_WORKER))
+        )
 
     def _run_if_it_fits(
         self,
@@ -593,6 +591,93 @@ def _token_budget(network: Network) -> int:
     # linear layers, four times as wide; pooling holds one in float32.
     bytes_per_token = 4 * 20 * network.checkpoint.width
     return max(_CPU_TOKENS, min(_GPU_TOKENS, free // 2 // bytes_per_token))
+
+
+class _Batches:
+    """Texts in batches, the longest first, for one thread or several.
+
+    Parameters
+    ----------
+    lengths : ndarray of shape (n_texts,)
+        Tokens. Texts without any are in no batch: their features are zeros.
+    budget : int
+        Tokens per batch.
+    batch_size : int or None
+        Texts per batch, instead.
+    layout : {"packed", "padded"}
+    n_workers : int
+    """
+
+    def __init__(
+        self,
+        lengths: NDArray[np.int64],
+        budget: int,
+        batch_size: int | None,
+        layout: str,
+        n_workers: int,
+    ) -> None:
+        self._lengths, self._budget = lengths, budget
+        self._batch_size, self._layout = batch_size, layout
+        self._n_workers = n_workers
+        self._lock = threading.Lock()
+        order = np.argsort(-lengths, kind="stable")
+        self._batches = deque(self._cut(order[lengths[order] > 0]))
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def take(self) -> Indices | None:
+        """Return the texts of the next batch, or None if none is left."""
+        with self._lock:
+            return self._batches.popleft() if self._batches else None
+
+    def put_back(self, rows: Indices) -> int:
+        """Take back a batch that does not fit into memory; return the new budget.
+
+        It is cut anew, into halves at the most, with all that is left.
+        """
+        with self._lock:
+            n_tokens = int(self._lengths[rows].sum())
+            self._budget = max(1, min(self._budget, n_tokens // 2))
+            if self._batch_size is not None:
+                self._batch_size = max(1, len(rows) // 2)
+            left = np.concatenate([rows, *self._batches])
+            left = left[np.argsort(-self._lengths[left], kind="stable")]
+            self._batches = deque(self._cut(left))
+            return self._budget
+
+    def clear(self) -> None:
+        """Leave nothing to take."""
+        with self._lock:
+            self._batches.clear()
+
+    def _cut(self, order: Indices) -> Iterator[Indices]:
+        n_tokens = int(self._lengths[order].sum())
+        n_batches = 0  # at least
+        if self._n_workers > 1:  # each gets as many
+            n_rounds = -(-n_tokens // (self._budget * self._n_workers))
+            n_batches = n_rounds * self._n_workers
+        while len(order):
+            size = self._size(self._lengths[order], n_batches)
+            yield order[:size]
+            order, n_batches = order[size:], n_batches - 1
+
+    def _size(self, lengths: NDArray[np.int64], n_batches: int) -> int:
+        """Return how many of these texts make the next batch.
+
+        Packed ones are as few as the budget allows, and of like size: a small one at
+        the end would be slow, and of a size that was not met before.
+        """
+        if self._batch_size is not None:
+            return min(self._batch_size, len(lengths))
+        if self._layout == "packed":
+            total = int(lengths.sum())
+            share = -(-total // max(n_batches, -(-total // self._budget)))
+            n_tokens = np.cumsum(lengths[: self._budget])
+            size = int(np.searchsorted(n_tokens, share)) + 1
+            fits = int(np.searchsorted(n_tokens, self._budget, side="right"))
+            return max(1, min(size, fits))
+        return min(len(lengths), max(1, self._budget // int(lengths[0])))
 
 
 def _to_host(vectors: Vectors) -> tuple[Vectors, torch.Event | None]:

@@ -13,7 +13,10 @@ Level 3 of the module map: imports `attention`, `checkpoint`, `kernels` and `tok
 from __future__ import annotations
 
 import contextlib
+import copy
 import inspect
+import logging
+import os
 import pickle
 import threading
 from collections.abc import Callable, Iterator
@@ -43,6 +46,8 @@ _TOLERANCE = {"float32": 1e-4, "float16": 3e-2, "bfloat16": 2e-1}
 # And of all of them together, relative to how far a layer's states lie apart: one
 # dimension of large values must not hide what all the others do.
 _SPREAD = {"float32": 1e-3, "float16": 3e-2, "bfloat16": 1.5e-1}
+logger = logging.getLogger(__name__)
+
 _LARGE = 1024  # tokens from which on a batch may cost little more than it needs
 
 States = Tensor  # of one layer: (n_rows, width), one row per token or padding
@@ -122,6 +127,79 @@ class _Tap:
         self.layer += 1
 
 
+class _Runner:
+    """The network's modules as one thread runs them, with the hooks that read layers.
+
+    Modules may keep what they work with from one line to the next, so that no two
+    threads run the same ones: each has a copy, of which only the weights are shared.
+    """
+
+    def __init__(self, model: Any, blocks: list[nn.Module]) -> None:
+        self.model = model
+        self.attention = str(model.config._attn_implementation)
+        self._tap: _Tap | None = None
+        for block in set(blocks):  # ALBERT runs one block many times
+            block.register_forward_pre_hook(self._before_block, with_kwargs=True)
+            for module in block.modules():
+                if "attention" in type(module).__name__.lower():
+                    module.register_forward_hook(self._after_attention)
+
+    def copy(self) -> _Runner:
+        """Return one with copies of all modules and none of the weights."""
+        other = object.__new__(_Runner)
+        memo: dict[int, Any] = {id(self): other}  # hooks become those of the copy
+        for module in self.model.modules():
+            own = [*module.parameters(False), *module.buffers(False)]
+            own += [v for v in vars(module).values() if isinstance(v, Tensor)]
+            memo.update({id(tensor): tensor for tensor in own})
+        other.model = copy.deepcopy(self.model, memo)
+        other.attention, other._tap = self.attention, None
+        return other
+
+    def run(self, batch: Batch, tap: _Tap, attention: str) -> Any:
+        """Run a batch with an attention function of transformers; see `Network.run`."""
+        self.use_attention(attention)
+        self._tap = tap
+        try:
+            return self.model(**batch.inputs)
+        except _Enough:
+            return None
+        finally:
+            self._tap = None
+
+    def use_attention(self, name: str) -> None:
+        """Switch to an attention function of transformers, where there is a choice."""
+        if name != self.attention:
+            with quiet():
+                self.model.set_attn_implementation(name)
+            self.attention = name
+
+    def _before_block(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        if self._tap is not None:
+            self._tap.before_block(args[0] if args else kwargs["hidden_states"])
+
+    def _after_attention(self, module: nn.Module, args: Any, output: Any) -> None:
+        """Keep the attention that each token receives, the first time in a block."""
+        tap = self._tap
+        if tap is None or tap.received is not None or not isinstance(output, tuple):
+            return
+        if tap.batch.packing is not None:
+            return  # a packing keeps it itself
+        mask = tap.batch.inputs["attention_mask"]
+        for item in output:
+            if isinstance(item, Tensor) and (
+                item.ndim == 4
+                and len(item) == len(mask)
+                and item.shape[2:] == (mask.shape[1], mask.shape[1])
+            ):
+                # (n_texts, n_heads, n_queries, n_keys) -> (n_texts, n_keys)
+                queries = mask.float()
+                by_query = item.float().mean(dim=1) * queries.unsqueeze(-1)
+                received = by_query.sum(dim=1) / queries.sum(dim=1, keepdim=True)
+                tap.received = received.flatten()
+                return
+
+
 class Network:
     """A frozen network on one device and in one precision.
 
@@ -160,16 +238,14 @@ class Network:
         self.device = torch.device(device)
         self.dtype = dtype
         self._pad_id = pad_id
-        self._lock = threading.Lock()
-        self._tap: _Tap | None = None
         self._model, self.has_pooler = load_model(checkpoint, dtype)
         self._takes = set(inspect.signature(self._model.forward).parameters)
-        self._attention = self._padded_attention = str(
-            self._model.config._attn_implementation
-        )
+        self._padded_attention = str(self._model.config._attn_implementation)
         self._first_position = 0
         self._blocks = find_blocks(self._model, checkpoint)
-        self._install_hooks()
+        self._runner = _Runner(self._model, self._blocks)
+        self._idle = [self._runner]  # who pops one has it for a pass
+        self._is_copyable = True
         self._model.to(self.device)
         with torch.inference_mode(), self._exact():
             self.execution = self._prepare(probes)
@@ -254,69 +330,43 @@ class Network:
         Returns
         -------
         The network's output, or None if it was stopped early.
+
+        Notes
+        -----
+        As many threads may be here as `prepare_for` said last.
         """
         tap = _Tap(batch, last, use)
         attention = self._padded_attention if batch.packing is None else PACKED
         if batch.inputs.get("output_attentions"):
             attention = "eager"  # the one that returns its weights
-        with self._lock, torch.inference_mode(), self._exact():
-            self._use_attention(attention)
-            self._tap = tap
+        runner = self._idle.pop()
+        try:
+            with torch.inference_mode(), self._exact():
+                output = runner.run(batch, tap, attention)
+                if output is not None:
+                    tap.read(output.last_hidden_state)
+        finally:
+            self._idle.append(runner)
+        return output
+
+    def prepare_for(self, n_threads: int) -> int:
+        """Make copies for several threads; return how many may run it at once.
+
+        Not while one runs it.
+        """
+        while len(self._idle) < n_threads and self._is_copyable:
             try:
-                output = self._model(**batch.inputs)
-            except _Enough:
-                return None
-            finally:
-                self._tap = None
-            tap.read(output.last_hidden_state)
-            return output
+                self._idle.insert(0, self._runner.copy())
+            except Exception as error:  # a checkpoint's own code may hold anything
+                logger.info("one batch at a time, as modules have no copy: %r", error)
+                self._is_copyable = False
+        return min(n_threads, len(self._idle))
 
     @contextlib.contextmanager
     def _exact(self) -> Iterator[None]:
         """Keep a caller's settings from changing the precision that the key names."""
-        with torch.autocast(self.device.type, enabled=False), _full_float32():
+        with torch.autocast(self.device.type, enabled=False), _FULL_FLOAT32:
             yield
-
-    def _use_attention(self, name: str) -> None:
-        """Switch to an attention function of transformers, where there is a choice."""
-        if name != self._attention:
-            with quiet():
-                self._model.set_attn_implementation(name)
-            self._attention = name
-
-    # Hooks
-
-    def _install_hooks(self) -> None:
-        for block in set(self._blocks):  # ALBERT runs one block many times
-            block.register_forward_pre_hook(self._before_block, with_kwargs=True)
-            for module in block.modules():
-                if "attention" in type(module).__name__.lower():
-                    module.register_forward_hook(self._after_attention)
-
-    def _before_block(self, module: nn.Module, args: Any, kwargs: Any) -> None:
-        if self._tap is not None:
-            self._tap.before_block(args[0] if args else kwargs["hidden_states"])
-
-    def _after_attention(self, module: nn.Module, args: Any, output: Any) -> None:
-        """Keep the attention that each token receives, the first time in a block."""
-        tap = self._tap
-        if tap is None or tap.received is not None or not isinstance(output, tuple):
-            return
-        if tap.batch.packing is not None:
-            return  # a packing keeps it itself
-        mask = tap.batch.inputs["attention_mask"]
-        for item in output:
-            if isinstance(item, Tensor) and (
-                item.ndim == 4
-                and len(item) == len(mask)
-                and item.shape[2:] == (mask.shape[1], mask.shape[1])
-            ):
-                # (n_texts, n_heads, n_queries, n_keys) -> (n_texts, n_keys)
-                queries = mask.float()
-                by_query = item.float().mean(dim=1) * queries.unsqueeze(-1)
-                received = by_query.sum(dim=1) / queries.sum(dim=1, keepdim=True)
-                tap.received = received.flatten()
-                return
 
     # The comparison that allows all this
 
@@ -385,9 +435,9 @@ class Network:
             self.device, _DTYPES[self.dtype]
         ):
             return False
-        self._use_attention(PACKED)
+        self._runner.use_attention(PACKED)
         if self._model.config._attn_implementation != PACKED:
-            self._attention = self._padded_attention
+            self._runner.attention = self._padded_attention
             return False
         # Sorted by length, as batches are, with two equal ones.
         order = sorted([*range(len(probes)), 0], key=lambda i: -len(probes[i]))
@@ -455,30 +505,56 @@ def _rounded(n_tokens: int) -> int:
     return -(-n_tokens // step) * step
 
 
-@contextlib.contextmanager
-def _full_float32() -> Iterator[None]:
-    """Keep TF32 and bfloat16 out of products of float32, whatever torch was told."""
+class _FullFloat32:
+    """Keeps TF32 and bfloat16 out of products of float32, whatever torch was told.
+
+    The setting is the process's: the first thread that comes sets it, and the last one
+    that goes puts back what was asked for.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._n_inside = 0
+        self._put_back: Callable[[], None] = lambda: None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._n_inside:
+                self._put_back = _set_full_float32()
+            self._n_inside += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._n_inside -= 1
+            if not self._n_inside:
+                self._put_back()
+
+
+_FULL_FLOAT32 = _FullFloat32()
+if hasattr(os, "register_at_fork"):  # a thread of the parent may have held the lock
+    os.register_at_fork(after_in_child=_FULL_FLOAT32.__init__)  # type: ignore[misc]
+
+
+def _set_full_float32() -> Callable[[], None]:
+    """Ask torch for full products; return what takes that back."""
     backends: list[Any] = [
         backend.matmul
         for backend in (torch.backends.cuda, torch.backends.mkldnn)
         if hasattr(getattr(backend, "matmul", None), "fp32_precision")
     ]
-    if backends:
-        asked = [backend.fp32_precision for backend in backends]
-        for backend in backends:
-            backend.fp32_precision = "ieee"
-        try:
-            yield
-        finally:
-            for backend, precision in zip(backends, asked, strict=True):
-                backend.fp32_precision = precision
-        return
-    precision = torch.get_float32_matmul_precision()  # before torch 2.9
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(precision)
+    if not backends:  # before torch 2.9
+        precision = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("highest")
+        return lambda: torch.set_float32_matmul_precision(precision)
+    asked = [backend.fp32_precision for backend in backends]
+
+    def put_back() -> None:
+        for backend, precision in zip(backends, asked, strict=True):
+            backend.fp32_precision = precision
+
+    for backend in backends:
+        backend.fp32_precision = "ieee"
+    return put_back
 
 
 def send(numbers: NDArray[Any], device: torch.device) -> Tensor:

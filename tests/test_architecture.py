@@ -20,6 +20,7 @@ LEVELS = {
     "tables": 1,
     "attention": 0,
     "kernels": 0,
+    "threads": 0,
     "objective": 1,
     "store": 2,
     "layers": 1,
@@ -50,7 +51,8 @@ LEVELS = {
     "__main__": 10,
 }
 WITH_TORCH = {
-    "attention", "kernels", "tokenizer", "network", "encoder", "tuned", "training",
+    "attention", "kernels", "threads", "tokenizer", "network", "encoder", "tuned",
+    "training",
 }  # fmt: skip
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
 MODULES += sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py"))

@@ -1,6 +1,8 @@
 """Packed, padded, in any batch and in any order: the numbers are the same."""
 
+import contextlib
 import json
+import threading
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
@@ -15,6 +17,7 @@ from transformers import AttentionMaskInterface, AutoConfig, AutoModel
 from transformers.models.bert.modeling_bert import BertSelfAttention
 
 import sklearn_bert.encoder
+import sklearn_bert.network
 from sklearn_bert import BertVectorizer, attention, features
 from sklearn_bert.attention import PACKED
 from sklearn_bert.checkpoint import find_checkpoint
@@ -297,7 +300,9 @@ def assert_falls_back(load, name):
     encoder = load(name)
     assert encoder.execution.layout == "padded"
     assert_equals_naive(encoder)
-    assert encoder.network._attention == encoder.network._padded_attention != PACKED
+    assert (
+        encoder.network._runner.attention == encoder.network._padded_attention != PACKED
+    )
 
 
 @pytest.mark.parametrize("name", ["bert", "roberta", "modernbert"])
@@ -477,6 +482,7 @@ MEAN = Plan({"mean": (3,), "max": (1,)}, 64)
 
 @pytest.mark.parametrize("n_texts", [1, 7, 50, 120])
 def test_packed_batches_are_few_and_of_like_size(load, monkeypatch, n_texts):
+    monkeypatch.setattr(sklearn_bert.encoder, "_MAX_WORKERS", 1)  # they come in order
     encoder = load("bert")
     encoder.budget = 300
     batches = record_batches(monkeypatch)
@@ -541,6 +547,159 @@ def test_the_order_of_texts_does_not_change_the_numbers(load):
     expected = encoder.encode(LONG_AND_SHORT, MEAN).columns["mean"][:, order]
     result = encoder.encode([LONG_AND_SHORT[k] for k in order], MEAN).columns["mean"]
     np.testing.assert_allclose(result, expected, rtol=0, atol=1e-5)
+
+
+# Several threads
+
+
+@pytest.fixture
+def three_workers(monkeypatch):
+    monkeypatch.setattr(sklearn_bert.encoder, "_TOKENS_PER_WORKER", 1)
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)
+
+
+def record_threads(monkeypatch):
+    """Return a list of the threads in which batches run, and torch's in each."""
+    seen, run = [], Network.run
+    all_there = threading.Barrier(3)
+
+    def recording(self, batch, last, use):
+        with contextlib.suppress(threading.BrokenBarrierError):
+            all_there.wait(timeout=5)
+        seen.append((threading.get_ident(), torch.get_num_threads()))
+        return run(self, batch, last, use)
+
+    monkeypatch.setattr(Network, "run", recording)
+    return seen
+
+
+@pytest.mark.parametrize("name", [k for k, v in LAYOUTS.items() if v != "refused"])
+def test_a_batch_per_thread_gives_what_one_thread_does(
+    load, monkeypatch, three_workers, name
+):
+    encoder = load(name)
+    encoder.budget = 150
+    with monkeypatch.context() as patch:
+        patch.setattr(sklearn_bert.encoder, "_MAX_WORKERS", 1)
+        expected = encoder.encode(LONG_AND_SHORT, PLAN)
+    seen = record_threads(monkeypatch)
+    result = encoder.encode(LONG_AND_SHORT, PLAN)
+    assert_equal(result, expected)
+    assert len({thread for thread, _ in seen}) == 3
+    assert {n_threads for _, n_threads in seen} == {1}
+
+
+def test_copies_for_threads_share_the_weights(load):
+    network = load("bert").network
+    assert network.prepare_for(3) == len(network._idle) == 3
+    of_each = [
+        {tensor.data_ptr() for tensor in runner.model.parameters()}
+        | {m.bias.data_ptr() for m in runner.model.modules() if hasattr(m, "packed")}
+        for runner in network._idle
+    ]
+    assert of_each[0] == of_each[1] == of_each[2]
+    packed = [
+        [id(m.packed) for m in runner.model.modules() if hasattr(m, "packed")]
+        for runner in network._idle
+    ]
+    assert packed[0] == packed[1] == packed[2] != []
+    modules = [set(map(id, runner.model.modules())) for runner in network._idle]
+    assert not modules[0] & modules[1]
+
+
+def test_a_network_that_cannot_be_copied_runs_in_one_thread(
+    load, monkeypatch, three_workers
+):
+    encoder = load("bert")
+    encoder.budget = 150
+    expected = encoder.encode(LONG_AND_SHORT, MEAN)
+
+    class NoCopy:
+        def __deepcopy__(self, memo):
+            raise TypeError("not that")
+
+    again = load("bert")
+    again.budget = 150
+    again.network._model.keeps = NoCopy()
+    threads, run = set(), Network.run
+
+    def recording(self, batch, last, use):
+        threads.add(threading.get_ident())
+        return run(self, batch, last, use)
+
+    monkeypatch.setattr(Network, "run", recording)
+    assert_equal(again.encode(LONG_AND_SHORT, MEAN), expected)
+    assert threads == {threading.get_ident()}
+
+
+def test_few_tokens_are_one_batch_for_all_threads(load, monkeypatch):
+    encoder = load("bert")
+    batches = record_batches(monkeypatch)
+    encoder.encode(TEXTS, MEAN)
+    assert len(batches) == 1
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no"), KeyboardInterrupt()])
+def test_an_error_in_one_thread_ends_the_call(load, monkeypatch, three_workers, error):
+    encoder = load("bert")
+    encoder.budget = 40
+    expected = encoder.encode(LONG_AND_SHORT, MEAN)
+    run, calls = Network.run, []
+
+    def failing_once(self, batch, last, use):
+        calls.append(1)
+        if len(calls) == 2:
+            raise error
+        return run(self, batch, last, use)
+
+    monkeypatch.setattr(Network, "run", failing_once)
+    with pytest.raises(type(error)):
+        encoder.encode(LONG_AND_SHORT, MEAN)
+    assert len(calls) <= 2 + 3 < expected.n_passes
+    calls += [1, 1]
+    assert_equal(encoder.encode(LONG_AND_SHORT, MEAN), expected)
+
+
+@pytest.mark.parametrize("batch_size", [None, 3])
+def test_threads_halve_what_does_not_fit(load, monkeypatch, three_workers, batch_size):
+    encoder = load("bert")
+    encoder.budget = 200
+    plan = Plan(COLUMNS, 64, batch_size=batch_size)
+    expected = encoder.encode(LONG_AND_SHORT, plan)
+    tried = run_out_of_memory(monkeypatch, 100)
+    result = encoder.encode(LONG_AND_SHORT, plan)
+    assert_equal(result, expected)
+    assert any(n_rows > 100 for n_rows in tried)
+    assert result.n_passes == sum(n_rows <= 100 for n_rows in tried)
+
+
+def test_workers_get_batches_of_like_size_and_as_many(load, monkeypatch, three_workers):
+    encoder = load("bert")
+    encoder.budget = 400
+    batches = record_batches(monkeypatch)
+    encoder.encode(["dog " * n for n in range(2, 42)], MEAN)
+    sizes = [int(batch.lengths.sum()) for batch in batches]
+    assert len(sizes) == 3 > sum(sizes) / 400
+    assert max(sizes) - min(sizes) <= 2 * 42
+
+
+def test_full_float32_is_put_back_when_the_last_thread_leaves(monkeypatch):
+    settings = ["asked"]
+
+    def set_full():
+        settings.append("full")
+        return lambda: settings.append("asked")
+
+    monkeypatch.setattr(sklearn_bert.network, "_set_full_float32", set_full)
+    guard = sklearn_bert.network._FullFloat32()
+    with guard, ThreadPoolExecutor(1) as pool:
+        pool.submit(guard.__enter__).result()
+    assert settings == ["asked", "full"]
+    guard.__exit__(None, None, None)
+    assert settings == ["asked", "full", "asked"]
 
 
 # Memory that runs out
@@ -703,7 +862,7 @@ def test_the_pooler_runs_padded_and_the_next_pass_packed_again(load, monkeypatch
     np.testing.assert_allclose(result.columns["mean"], mean, rtol=0, atol=atol)
     after = encoder.encode(TEXTS, PLAN)
     assert batches[-1].packing is not None
-    assert encoder.network._attention == PACKED
+    assert encoder.network._runner.attention == PACKED
     np.testing.assert_array_equal(after.columns["mean"], mean)
 
 
