@@ -18,7 +18,7 @@ import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 _QUOTES = "'\""
 # Parameters that a command sets by an option of another name.
@@ -107,10 +107,19 @@ def _one_line(message: Any, *_: Any, **__: Any) -> str:
     return f"sklearn-bert: {message}\n"
 
 
+class _Parser(argparse.ArgumentParser):
+    """One that says in one line what is wrong, as the commands do."""
+
+    def error(self, message: str) -> NoReturn:
+        if "expected one argument" in message:
+            message += "; a value that begins with '-' follows '=', as in --layer=-4,-3"
+        self.exit(2, f"sklearn-bert: {message} ({self.prog} --help says more)\n")
+
+
 def _parser() -> argparse.ArgumentParser:
     from . import __version__
 
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="sklearn-bert", description="Frozen BERT features for scikit-learn."
     )
     parser.add_argument("--version", action="version", version=__version__)
@@ -174,10 +183,10 @@ def _add_sweep(commands: Any) -> None:
     )  # fmt: skip
     add("--plot", type=Path, metavar="FILE", help="a picture: .png, .svg or .pdf")
     add("--sample", type=int, metavar="N", help="rows to draw, for large files")
-    add("--max-length", type=int, metavar="N", help="cut texts at so many tokens")
     add("--device", default="auto", help="cpu, cuda, mps (default: auto)")
     add("--jobs", type=int, metavar="N", help="processes for the classifiers")
     _add_reading(add, "--format", "--input-format")
+    _add_texts(sweep.add_argument_group("features, as in BertVectorizer").add_argument)
 
 
 def _add_reading(add: Callable[..., Any], *format_names: str) -> None:
@@ -237,9 +246,25 @@ def _add_encode(commands: Any) -> None:
     )
 
 
+def _add_texts(add: Callable[..., Any]) -> None:
+    """Add what is decided about texts; what is not given is not passed."""
+    boolean = argparse.BooleanOptionalAction
+
+    def give(name: str, **facts: Any) -> None:
+        add(name, default=argparse.SUPPRESS, **facts)
+
+    give("--special-tokens", action=boolean, help="whether [CLS] and [SEP] count")
+    give("--normalize", action=boolean, help="to unit length, or never")
+    give("--max-length", type=int, metavar="N", help="longest text in tokens")
+    give("--overflow", metavar="WHAT", help="longer texts: truncate, chunk or raise")
+    give("--stride", type=int, metavar="N", help="tokens that windows share (chunk)")
+    give("--chunk-pooling", metavar="NAME", help="windows: auto, mean, max, first")
+    give("--prompt", help="put before every text, such as 'query: '")
+    give("--dtype", help="of the encoder: float32, bfloat16, float16, auto")
+
+
 def _add_features(add: Callable[..., Any]) -> None:
     """Add the parameters of a vectorizer; what is not given is not passed."""
-    boolean = argparse.BooleanOptionalAction
 
     def give(name: str, **facts: Any) -> None:
         add(name, default=argparse.SUPPRESS, **facts)
@@ -251,19 +276,12 @@ def _add_features(add: Callable[..., Any]) -> None:
          help="concat, mean, sum, or a weight per layer with commas")  # fmt: skip
     give("--pooling", type=_pooling, metavar="NAME",
          help="mean or cls,max, say (default: as the checkpoint declares)")  # fmt: skip
-    give("--special-tokens", action=boolean, help="whether [CLS] and [SEP] count")
-    give("--normalize", action=boolean, help="to unit length, or never")
-    give("--max-length", type=int, metavar="N", help="longest text in tokens")
-    give("--overflow", metavar="WHAT", help="longer texts: truncate, chunk or raise")
-    give("--stride", type=int, metavar="N", help="tokens that windows share (chunk)")
-    give("--chunk-pooling", metavar="NAME", help="windows: auto, mean, max, first")
-    give("--prompt", help="put before every text, such as 'query: '")
+    _add_texts(add)
     give("--missing", metavar="WHAT", help="missing texts: raise or empty")
     give("--memory", metavar="DIR", help="keep features of layers in a store as well")
     give("--store-layers", metavar="WHAT", help="all or requested, for --memory")
     give("--batch-size", type=_batch_size, metavar="N", help="texts, or auto")
     give("--device", help="cpu, cuda, cuda:1, mps (default: auto)")
-    give("--dtype", help="of the encoder: float32, bfloat16, float16, auto")
     give("--jobs", type=int, metavar="N", dest="n_jobs", help="processes that encode")
     give("--revision", help="branch, tag or commit on the hub")
     give("--local-files-only", action="store_true", help="never ask the hub")
@@ -356,8 +374,8 @@ def _sweep(options: argparse.Namespace) -> int:
     sweep = layer_sweep(
         texts, labels, model=options.model or DEFAULT_MODEL, layers=options.layers,
         poolings=options.poolings, cv=folds, scoring=options.scoring,
-        n_jobs=options.jobs, memory=options.memory, max_length=options.max_length,
-        device=options.device, verbose=not options.quiet,
+        n_jobs=options.jobs, memory=options.memory, device=options.device,
+        verbose=not options.quiet, **_given(options, "model", "memory", "device"),
     )  # fmt: skip
     print(
         f"{sweep}\n\n{sweep.n_texts:,} texts; encoded: {sweep.n_texts_encoded:,}, in "
@@ -372,14 +390,19 @@ def _sweep(options: argparse.Namespace) -> int:
     return 0
 
 
+def _given(options: argparse.Namespace, *others: str) -> dict[str, Any]:
+    """Return the parameters of a vectorizer that were given, without some others."""
+    from . import BertVectorizer
+
+    names = BertVectorizer().get_params().keys() - set(others)
+    return {name: value for name, value in vars(options).items() if name in names}
+
+
 def _encode(options: argparse.Namespace) -> int:
     from . import BertVectorizer
     from .export import encode_files
 
-    given = vars(options)
-    parameters = {
-        name: given[name] for name in BertVectorizer().get_params() if name in given
-    }
+    parameters = _given(options)
     made = encode_files(
         BertVectorizer(**parameters), options.files, options.out, text=options.text,
         id=options.id, format=options.format, out_dtype=options.out_dtype,

@@ -151,7 +151,7 @@ def check_tags(y: Any, n_words: Sequence[int]) -> np.ndarray:
         raise TypeError(
             f"y must hold one sequence of tags per text, got {type(y).__name__}."
         )
-    rows, flat = list(y), []
+    rows, flat = _rows(y, "y"), []
     if len(rows) != len(n_words):
         raise ValueError(f"y has {len(rows)} rows for {len(n_words)} texts in X.")
     for i, (row, n) in enumerate(zip(rows, n_words, strict=True)):
@@ -212,6 +212,10 @@ def check_labels(y: Any) -> np.ndarray:
     if y.dtype.kind not in "biufSU" and y.ndim and y.size:
         for i, row in enumerate(y.reshape(len(y), -1).tolist()):
             _check_none_missing(row, i)
+    # A frame whose columns are of several types, or of types of pandas' own.
+    is_frame = y.dtype.kind == "O" and y.ndim == 2 and y.size
+    if is_frame and all(isinstance(v, (np.bool_, numbers.Integral)) for v in y.flat):
+        return y.astype(np.int64)
     # NumPy's StringDType, which neither NumPy nor scikit-learn makes classes of.
     if y.dtype.kind == "T":
         return np.array(y.tolist(), dtype=str).reshape(y.shape)
@@ -284,7 +288,7 @@ def _words_of(row: Any, i: int, missing: str) -> tuple[str, ...]:
     return tuple(words)
 
 
-def _rows(X: Any) -> list[Any]:
+def _rows(X: Any, name: str = "X") -> list[Any]:
     """Return the rows of the one column of X as a new list."""
     if isinstance(X, str):
         raise ValueError(
@@ -303,9 +307,12 @@ def _rows(X: Any) -> list[Any]:
     shape = getattr(X, "shape", None)
     if shape is not None and len(shape) != 1:
         if len(shape) != 2 or shape[1] != 1:
+            what, cure = "texts", _ONE_COLUMN
+            if name == "y":
+                what, cure = "lists of tags", "Pass that column."
             raise ValueError(
-                f"X must be one column of texts, got {type(X).__name__} of shape "
-                f"{tuple(shape)}. {_ONE_COLUMN}"
+                f"{name} must be one column of {what}, got {type(X).__name__} of shape "
+                f"{tuple(shape)}. {cure}"
             )
         X = _only_column(X)
     for to_list in ("tolist", "to_list", "to_pylist"):  # NumPy/pandas, polars, Arrow
@@ -449,7 +456,7 @@ def level_outside() -> int:
     frame, level = sys._getframe(1), 1
     while frame.f_back is not None:
         name = frame.f_globals.get("__name__", "")
-        if not name.startswith(("sklearn_bert.", "sklearn.", "joblib.")):
+        if not name.startswith(("sklearn_bert.", "sklearn.", "joblib.", "torch.")):
             break
         frame, level = frame.f_back, level + 1
     return level

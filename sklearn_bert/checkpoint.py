@@ -63,6 +63,7 @@ _PACKAGED_FILES = {  # all others that change the numbers
     ),
 }
 
+HEAD_FILE = "head.safetensors"  # beside a model that was trained with it
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
     "added_tokens.json", "vocab.txt", "vocab.json", "merges.txt", "bpe.codes",
@@ -411,6 +412,8 @@ def _download(model: str, revision: str | None, local_files_only: bool) -> Path:
 
 
 def _not_found(model: str, reason: str) -> str:
+    if DEFAULT_MODEL.endswith(f"/{model}"):
+        reason += f". Did you mean {DEFAULT_MODEL!r}?"
     return (
         f"model={model!r} is neither a directory nor a model on the Hugging Face Hub "
         f"that can be read here ({reason}). Offline? Pass a local directory, or "

@@ -13,7 +13,7 @@ from __future__ import annotations
 import copy
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -113,6 +113,22 @@ class ModelEstimator(TextEstimator):
         if is_integer(self.verbose):  # scikit-learn's levels: 0 is quiet
             return check_integer("verbose", self.verbose, minimum=0) > 0
         return check_bool("verbose", self.verbose)
+
+    def _declared_pooling(
+        self, checkpoint: Checkpoint, served: Collection[str]
+    ) -> tuple[str, ...]:
+        """Return the poolings that ``pooling="auto"`` means."""
+        declared = checkpoint.declared
+        extra = [name for name in declared.pooling if name not in served]
+        if declared.not_served or extra:
+            raise ValueError(
+                f"model={self.model!r} declares "
+                f"{', '.join([*declared.not_served, *extra])} for "
+                f"sentence-transformers, which {type(self).__name__} does not apply, "
+                "so pooling='auto' cannot equal it. Name a pooling, such as "
+                "pooling='mean', to use the features before that step."
+            )
+        return declared.pooling or ("mean",)
 
     def _resolve_max_length(self, checkpoint: Checkpoint) -> int | None:
         limit = checkpoint.limit

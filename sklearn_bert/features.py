@@ -9,8 +9,8 @@ A text has one vector per pooling, or any number of rows; then a block is `Ragge
 
 Torch is not imported unless a text has to be encoded.
 
-Level 5 of the module map: imports `_validation`, `pooling`, `ragged`, `request`,
-`store` and, for a text that has to be encoded or taken apart, `encoder` and
+Level 5 of the module map: imports `_validation`, `exceptions`, `pooling`, `ragged`,
+`request`, `store` and, for a text that has to be encoded or taken apart, `encoder` and
 `tokenizer`.
 """
 
@@ -35,6 +35,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._validation import level_outside
+from .exceptions import CutWarning
 from .pooling import has_rows, is_of_chunks
 from .ragged import Ragged, expand, starts_of
 from .request import Columns, Request, Text, keys_of, of_whole_texts
@@ -45,12 +46,13 @@ if TYPE_CHECKING:
     from .network import Execution
 
 __all__ = [
-    "WORK", "CutWarning", "Engine", "Work", "chunks_of", "execution", "iter_features",
-    "n_chunks_of", "tokens_of",
+    "WORK", "Engine", "Work", "chunks_of", "execution", "forget_cut_texts",
+    "iter_features", "n_chunks_of", "tokens_of",
 ]  # fmt: skip
 
 _WINDOW_TEXTS = 512  # texts per claim and shard: one to two seconds of work on a CPU
 _WINDOW_BYTES = 64 * 2**20
+_MAX_TOLD = 10**6  # cut texts that are remembered
 _GPU_WINDOWS = 16  # times as much per window: a GPU takes all of it in a few batches
 _READ_BYTES = 32 * 2**20
 _LARGE_BYTES = 2**30
@@ -104,12 +106,9 @@ class Work:
 WORK = Work()
 
 
-class CutWarning(UserWarning):
-    """Texts were cut; it carries the numbers, for who adds up several calls."""
-
-    n_cut: int
-    n_lost: int  # tokens
-    longest: int  # tokens
+def forget_cut_texts() -> None:
+    """Warn of every cut text again."""
+    _told.clear()
 
 
 def tokens_of(texts: Sequence[str], request: Request) -> list[tuple[str, ...]]:
@@ -197,8 +196,9 @@ def iter_features(
 
     Warns
     -----
-    UserWarning
-        Once per call, with counts, if texts were cut (overflow="truncate").
+    CutWarning
+        With counts, if texts were cut (overflow="truncate") of which no call has warned
+        yet.
     """
     distinct: dict[Text, int] = {}
     inverse = np.fromiter(
@@ -231,15 +231,26 @@ def iter_features(
         rows = np.concatenate([by_text[starts[i] : starts[i + 1]] for i in which])
         yield rows, block[expand]
     if request.overflow == "truncate":
-        _warn_if_cut(n_tokens[inverse], request.max_length)
+        _warn_if_cut(n_tokens, inverse, run.whole_keys, request.max_length)
 
 
-def _warn_if_cut(n_tokens: NDArray[np.int64], max_length: int | None) -> None:
+_told: set[tuple[int, bytes]] = set()  # cut texts of which this process has warned
+
+
+def _warn_if_cut(
+    n_tokens: NDArray[np.int64], inverse: Indices, keys: Keys, max_length: int | None
+) -> None:
+    """Warn of texts that were cut; tokens and keys are of distinct ones."""
     if max_length is None:
         return
+    cut = {(max_length, key.tobytes()) for key in keys[n_tokens > max_length]}
+    if cut <= _told:
+        return  # folds of the same texts are cut again and again
+    if len(_told) > _MAX_TOLD:
+        _told.clear()
+    _told.update(cut)
+    n_tokens = n_tokens[inverse]
     excess = n_tokens[n_tokens > max_length] - max_length
-    if not len(excess):
-        return
     share = 100.0 * excess.sum() / n_tokens.sum()
     warning = CutWarning(
         f"{len(excess)} of {len(n_tokens)} texts are longer than "

@@ -47,6 +47,7 @@ from .heads import (
     check_one_score,
     check_sample_weight,
     check_target,
+    classes_of,
     of_rows,
     weigh,
 )
@@ -185,8 +186,8 @@ sequence of them, default="auto"
 
     Attributes
     ----------
-    classes_ : ndarray of shape (n_classes,)
-        Labels; the label's numbers if `y` was a multilabel indicator.
+    classes_ : ndarray of shape (n_classes,) or (n_labels, 2)
+        Labels; 0 and 1 for each label if `y` was a multilabel indicator.
     history_ : list of dict
         Of each epoch: "epoch" from 1, "n_frozen", "n_trainable" (parameters), "loss"
         (mean over its texts), "score" (on held-out texts, None without
@@ -356,7 +357,7 @@ sequence of them, default="auto"
         y = check_target(y, len(texts), self)
         weights = self._weights(y, sample_weight)
         checkpoint = self._find_encoder()
-        classes = np.arange(y.shape[1]) if y.ndim == 2 else np.unique(y)
+        classes = classes_of(y)
         design = self._make_design(checkpoint, len(classes), y.ndim == 2)
         recipe = self._make_recipe(checkpoint, place)
         rows, held_out = self._split(y, weights, recipe.seed)
@@ -366,18 +367,22 @@ sequence of them, default="auto"
 
         network = TunedNetwork(checkpoint, design, self.device)
         fitted = self._resolved(checkpoint, design, classes)
-        judge, identity = None, {}
-        if len(held_out):
-            out = [texts[i] for i in held_out]
+        judge, out = None, [texts[i] for i in held_out]
+        identity = {
+            "class_weight": repr(plain("class_weight", self.class_weight)),
+            "early_stopping": str(len(out) > 0),
+        }
+        if out:
             judge = self._judge(fitted, network, out, y[held_out])
-            identity = {
+            identity |= {
+                "validation_fraction": str(self.validation_fraction),
                 "scoring": _name_of(self.scoring),
                 "held-out texts": _digest(out),
                 "held-out labels": _digest(y[held_out].tolist()),
             }
         trainer = Trainer(
             network, recipe, _data(texts, y, weights, rows, classes),
-            batch_size=batch_size, score=judge, checkpoint_dir=place,
+            batch_size=batch_size, held_out=out, score=judge, checkpoint_dir=place,
             identity=identity, verbose=self._is_verbose(),
         )  # fmt: skip
         with (
@@ -592,18 +597,41 @@ sequence of them, default="auto"
         network: TunedNetwork,
         texts: list[str],
         y: np.ndarray,
-    ) -> Callable[[], float]:
-        """Return a function that scores the network as it is on held-out texts."""
+    ) -> Callable[[np.ndarray], float]:
+        """Return a function that judges the network as it is by held-out texts.
+
+        It is given the network's scores of them.
+        """
         view = copy.copy(self)
+        given = np.zeros((len(texts), network.design.n_outputs))
         trained = Trained(asdict(network.design), "", None, [])
         trained.enliven(network, self.device)
         view.__dict__.update(
             fitted,
             _trained=trained,
             _read_texts=lambda X, is_fit: X,  # they were read by fit
+            # A scorer may ask for other texts than all, which are run.
+            _scores=lambda X: given if X is texts else type(self)._scores(view, X),
         )
         scorer = check_scoring(view, self.scoring)
-        return lambda: float(scorer(view, texts, y))
+
+        def judge(scores: np.ndarray) -> float:
+            given[...] = scores
+            try:
+                return float(scorer(view, texts, y))
+            except Exception as error:
+                raise ValueError(
+                    f"scoring={self.scoring!r} cannot judge the {len(texts)} texts "
+                    f"that early_stopping holds out ({type(error).__name__}: {error}). "
+                    "Hold out more texts with validation_fraction, or pass another "
+                    "scoring."
+                ) from error
+
+        if self.scoring is None or hasattr(scorer, "_score_func"):
+            with warnings.catch_warnings():  # before anything is trained
+                warnings.simplefilter("ignore")
+                judge(given)
+        return judge
 
     def _snapshot(
         self,
@@ -693,7 +721,9 @@ sequence of them, default="auto"
                 "checkpoint_dir must be a directory or None, got "
                 f"{self.checkpoint_dir!r}."
             )
-        place = Path(self.checkpoint_dir)
+        if not os.fspath(self.checkpoint_dir):
+            raise ValueError("checkpoint_dir must be a directory or None, got ''.")
+        place = Path(self.checkpoint_dir).expanduser()
         if place.exists() and not place.is_dir():
             raise ValueError(
                 f"checkpoint_dir={os.fspath(place)!r} is a file; pass a directory."
@@ -732,15 +762,7 @@ sequence of them, default="auto"
             name = check_choice("pooling", pooling, ("auto", *_POOLINGS))
             if name != "auto":
                 return (name,)
-            declared = checkpoint.declared.pooling or ("mean",)
-            extra = [name for name in declared if name not in _POOLINGS]
-            if extra:
-                raise ValueError(
-                    f"model={self.model!r} declares the pooling {', '.join(extra)}, "
-                    "which sklearn_bert does not have. Name one, such as "
-                    "pooling='mean'."
-                )
-            return declared
+            return self._declared_pooling(checkpoint, _POOLINGS)
         if not isinstance(pooling, (Sequence, np.ndarray)) or not len(pooling):
             raise TypeError(
                 f"pooling must be one of {', '.join(map(repr, ('auto', *_POOLINGS)))}, "
@@ -875,12 +897,25 @@ def _name_of(scoring: Any) -> str:
         call = getattr(kind.__call__, "__code__", None)
         if kind.__repr__ is not object.__repr__ or call is None:
             return repr(scoring)
-        does = _digest([*_instructions(call), sorted(vars(scoring).items())])
+        does = _digest([*_instructions(call), _own_values(scoring)])
         return f"{kind.__module__}.{kind.__qualname__} {does}"
+    bound: Any = getattr(scoring, "__self__", None)  # of a method
+    if bound is not None:
+        whose = [type(bound).__qualname__, _own_values(bound)]
+        return f"{_name_of(scoring.__func__)} of {_digest(whose)}"
     # Of a function, whose repr has an address: what it does and what it closes over.
     cells = [repr(cell.cell_contents) for cell in scoring.__closure__ or ()]
-    does = _digest([*_instructions(scoring.__code__), scoring.__defaults__, cells])
+    defaults = [scoring.__defaults__, sorted((scoring.__kwdefaults__ or {}).items())]
+    does = _digest([*_instructions(scoring.__code__), *defaults, cells])
     return f"{scoring.__module__}.{scoring.__qualname__} {does}"
+
+
+def _own_values(value: Any) -> list[tuple[str, Any]]:
+    """Return what an object holds, in its `__dict__` and in slots."""
+    slots = [getattr(kind, "__slots__", ()) for kind in type(value).__mro__]
+    names = {n for s in slots for n in ([s] if isinstance(s, str) else s)}
+    names |= set(getattr(value, "__dict__", {}))
+    return [(name, getattr(value, name, None)) for name in sorted(names)]
 
 
 def _instructions(code: CodeType) -> list[Any]:

@@ -9,6 +9,8 @@ Level 1 of the module map: imports `_validation` and `callbacks`.
 
 from __future__ import annotations
 
+import numbers
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -16,12 +18,12 @@ from scipy.special import expit, softmax
 from sklearn.base import BaseEstimator, ClassifierMixin, clone, is_classifier
 from sklearn.dummy import DummyClassifier
 from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import check_cv
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import (
     check_random_state,
-    compute_sample_weight,
     gen_batches,
     get_tags,
 )
@@ -43,8 +45,8 @@ from .callbacks import Task
 
 __all__ = [
     "DropoutMLPClassifier", "HasHead", "PerLabelClassifier", "check_one_score",
-    "check_sample_weight", "check_target", "columns_of", "head_has", "n_rounds_of",
-    "of_rows", "weigh",
+    "check_sample_weight", "check_score", "check_target", "classes_of", "columns_of",
+    "folds_of", "head_has", "n_rounds_of", "of_rows", "weigh",
 ]  # fmt: skip
 
 _SCALER_ROWS = 2**16  # at once, as the scaler makes copies of what it is given
@@ -75,18 +77,29 @@ class HasHead:
 
     head_: Pipeline
 
-    def _make_head(self, n_rows: int) -> Any:
-        """Check the parameters of the head and return it, unfitted."""
+    def _make_head(self, n_rows: int, weights: Any = None) -> Any:
+        """Check the parameters of the head and return it, unfitted.
+
+        `weights` are refused where it can be given none.
+        """
         check_bool("standardize", self.standardize)
         C = check_positive("C", self.C)
         hidden_size = check_integer("hidden_size", self.hidden_size, minimum=1)
         dropout = check_within("dropout", self.dropout, 1.0, is_open=True)
         max_iter = check_integer("max_iter", self.max_iter, minimum=1)
+        check_random_state(self.random_state)
         if not isinstance(self.head, str):
-            if not (is_classifier(self.head) and hasattr(self.head, "fit")):
+            if not (hasattr(self.head, "fit") and is_classifier(self.head)):
                 raise TypeError(
                     "head must be 'linear', 'mlp' or a scikit-learn classifier, got "
                     f"{self.head!r}."
+                )
+            if weights is not None and not has_fit_parameter(
+                self.head, "sample_weight"
+            ):
+                raise ValueError(
+                    f"head={self.head!r} takes no sample_weight in fit; leave "
+                    "sample_weight and class_weight out, or choose head='linear'."
                 )
             return clone(self.head)
         if check_choice("head", self.head, ("linear", "mlp")) == "linear":
@@ -118,13 +131,10 @@ class HasHead:
 
         Callbacks of `task` follow the head, if it takes them.
         """
-        head = self._make_head(len(Z))
-        takes = MLPClassifier() if isinstance(head, DropoutMLPClassifier) else head
-        if weights is not None and not has_fit_parameter(takes, "sample_weight"):
-            raise ValueError(
-                f"head={self.head!r} takes no sample_weight; leave sample_weight and "
-                "class_weight out, or choose head='linear'."
-            )
+        if weights is not None and not of_rows(weights).all():  # 0 is left out
+            kept = np.flatnonzero(of_rows(weights))
+            Z, y, weights = Z[kept], y[kept], weights[kept]
+        head = self._make_head(len(Z), weights)
         steps: list[tuple[str, Any]] = []
         if self.standardize:
             scaler = StandardScaler()
@@ -134,7 +144,8 @@ class HasHead:
             Z = scaler.transform(Z, copy=not in_place)
             steps.append(("scale", scaler))
         options = {} if weights is None else {"sample_weight": weights}
-        takes_labels = get_tags(head).classifier_tags.multi_label
+        tags = get_tags(head)
+        takes_labels = tags.classifier_tags.multi_label or tags.target_tags.multi_output
         if y.ndim == 2 and (not takes_labels or np.ndim(weights) == 2):
             head = PerLabelClassifier(head).fit(Z, y, **options)
         else:
@@ -159,10 +170,7 @@ class HasHead:
         rows : ndarray of shape (n_given,), default=None
             Of a fold: its classes are balanced by themselves.
         """
-        if rows is not None:
-            y = y[rows]
-            sample_weight = None if sample_weight is None else sample_weight[rows]
-        return weigh(y, self.class_weight, sample_weight)
+        return weigh(y, self.class_weight, sample_weight, rows)
 
 
 def _estimator_has(method: str) -> Any:
@@ -182,8 +190,8 @@ class PerLabelClassifier(ClassifierMixin, BaseEstimator):
     Attributes
     ----------
     estimators_ : list of classifier
-    classes_ : ndarray of shape (n_labels,)
-        The labels' numbers.
+    classes_ : ndarray of shape (n_labels, 2)
+        0 and 1 for each label.
     """
 
     def __init__(self, estimator: Any) -> None:
@@ -198,19 +206,19 @@ class PerLabelClassifier(ClassifierMixin, BaseEstimator):
         y : ndarray of shape (n_rows, n_labels)
         sample_weight : ndarray of shape (n_rows,) or (n_rows, n_labels), default=None
         """
-        self.classes_ = np.arange(y.shape[1])
+        self.classes_ = classes_of(y)
         self.estimators_ = []
         for j, column in enumerate(y.T):
-            weights, counts = None, np.ones(len(column), dtype=bool)
+            rows: Any = slice(None)
+            options: dict[str, Any] = {}
             if sample_weight is not None:
-                weights = (
-                    sample_weight[:, j] if sample_weight.ndim == 2 else sample_weight
-                )
-                counts = weights > 0
-            is_same = len(np.unique(column[counts])) < 2
+                weights = sample_weight.reshape(len(y), -1)
+                weights = weights[:, j % weights.shape[1]]
+                rows = np.flatnonzero(weights) if not weights.all() else rows
+                options["sample_weight"] = np.ascontiguousarray(weights[rows])
+            is_same = len(np.unique(column[rows])) < 2
             estimator = DummyClassifier() if is_same else clone(self.estimator)
-            options = {} if weights is None else {"sample_weight": weights}
-            self.estimators_.append(estimator.fit(X, column, **options))
+            self.estimators_.append(estimator.fit(X[rows], column[rows], **options))
         return self
 
     def predict(self, X: Any) -> np.ndarray:
@@ -337,7 +345,10 @@ def n_rounds_of(head: Pipeline) -> dict[str, int]:
 
 
 def weigh(
-    y: np.ndarray, class_weight: Any, sample_weight: np.ndarray | None
+    y: np.ndarray,
+    class_weight: Any,
+    sample_weight: np.ndarray | None,
+    rows: np.ndarray | None = None,
 ) -> np.ndarray | None:
     """Return the weight of each row, or None if all count alike.
 
@@ -345,8 +356,14 @@ def weigh(
     of scikit-learn's classifiers are; one of weight 0 counts as left out. Where there
     are several labels and weights of classes, each label weighs rows in its own way:
     the shape is (n_rows, n_labels). `compute_sample_weight` would multiply over labels,
-    and a few rows with rare ones would outweigh all others.
+    and a few rows with rare ones would outweigh all others. `rows` are those of a fold.
     """
+    _check_class_weight(class_weight, y)
+    who = "A fit without the texts of weight 0"
+    if rows is not None:
+        who = "A fold of cv without the texts of weight 0"
+        y = y[rows]
+        sample_weight = None if sample_weight is None else sample_weight[rows]
     if sample_weight is None and class_weight is None:
         return None
     given = np.ones(len(y)) if sample_weight is None else sample_weight
@@ -364,7 +381,12 @@ def weigh(
     if not weights.sum() > 0:
         raise ValueError("sample_weight must not be zero for every text.")
     if y.ndim == 1:
-        check_several_classes(y[weights != 0], "A fit without the texts of weight 0")
+        check_several_classes(y[weights != 0], who)
+    elif weights.ndim == 2 and not weights.any(axis=0).all():
+        label = int(np.flatnonzero(~weights.any(axis=0))[0])
+        raise ValueError(
+            f"class_weight and sample_weight leave no text of label {label} any weight."
+        )
     return np.asarray(weights, dtype=np.float64)
 
 
@@ -386,21 +408,42 @@ def _per_label(class_weight: Any, n_labels: int) -> list[Any]:
 
 
 def _weights_of_classes(y: np.ndarray, class_weight: Any, given: np.ndarray) -> Any:
-    if isinstance(class_weight, str) and class_weight == "balanced":
+    if class_weight is None:
+        return np.ones(len(y))
+    if isinstance(class_weight, str):
         _, codes = np.unique(y, return_inverse=True)
         mass = np.bincount(codes, weights=given)
         n_classes = np.count_nonzero(mass)
         shares = np.divide(mass.sum(), n_classes * mass, where=mass > 0, out=mass)
         return shares[codes]
-    weights = np.zeros(len(y))
-    kept = given != 0
-    weights[kept] = compute_sample_weight(class_weight, y[kept])
-    if not np.isfinite(weights).all() or weights.min() < 0:
-        raise ValueError(
-            "class_weight must hold finite numbers of at least 0, got "
-            f"{class_weight!r}."
-        )
-    return weights
+    classes, codes = np.unique(y, return_inverse=True)
+    own = [float(class_weight.get(label, 1.0)) for label in classes.tolist()]
+    return np.array(own)[codes]
+
+
+def _check_class_weight(class_weight: Any, y: np.ndarray) -> None:
+    """Refuse what is no weight of classes, and classes that `y` lacks."""
+    given = class_weight if isinstance(class_weight, (list, tuple)) else [class_weight]
+    known = {0, 1} if y.ndim == 2 else set(np.unique(y).tolist())
+    for own in given:
+        if own is None or (isinstance(own, str) and own == "balanced"):
+            continue
+        if not isinstance(own, Mapping) or (given is class_weight and y.ndim == 1):
+            raise ValueError(
+                "class_weight must be a dict, 'balanced' or None, or for several "
+                f"labels a list of dicts, got {class_weight!r}."
+            )
+        for label, weight in own.items():
+            if label not in known:
+                raise ValueError(
+                    f"class_weight has a weight for {label!r}, which is no class of y."
+                )
+            is_number = isinstance(weight, numbers.Real)
+            if not is_number or not 0 <= float(weight) < float("inf"):
+                raise ValueError(
+                    "class_weight must hold finite numbers of at least 0, got "
+                    f"{class_weight!r}."
+                )
 
 
 def check_sample_weight(sample_weight: Any, n_texts: int) -> np.ndarray | None:
@@ -422,6 +465,48 @@ def check_sample_weight(sample_weight: Any, n_texts: int) -> np.ndarray | None:
     if not np.isfinite(total):
         raise ValueError("sample_weight is too large: its sum is not finite.")
     return np.asarray(given)
+
+
+def folds_of(
+    cv: Any, X: Any, y: np.ndarray | None = None
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return the rows to train on and to score on of each fold of `cv`."""
+    every = np.arange(len(X))  # folds may be slices, of which a part is a view
+    try:
+        splits = check_cv(cv, y, classifier=y is not None).split(X, y)
+        folds = [(every[train], every[test]) for train, test in splits]
+    except (TypeError, ValueError) as error:
+        cure = "Pass fewer or other folds."
+        if "groups" in str(error):
+            cure = "Pass the folds themselves: cv=list(cv.split(X, y, groups))."
+        elif y is None:
+            cure = "Texts have no class to split by: pass a number or KFold."
+        raise type(error)(
+            f"cv={cv!r} makes no folds of {len(X)} texts: {error} {cure}"
+        ) from error
+    if not folds:
+        raise ValueError(f"cv={cv!r} has no folds to score layers by.")
+    return folds
+
+
+def check_score(
+    score: float, scoring: Any, layer: int, fold: int, n_texts: int
+) -> None:
+    """Refuse a score by which no layer can be chosen."""
+    if not np.isfinite(score):
+        raise ValueError(
+            f"scoring={scoring!r} of layer {layer} is {score} in fold {fold} of cv, "
+            f"which holds {n_texts} texts: no layer can be chosen by it. Pass fewer or "
+            "other folds, or another scoring."
+        )
+
+
+def classes_of(y: np.ndarray) -> np.ndarray:
+    """Return the classes of a target, those of each label where there are several.
+
+    By their shape scikit-learn's scorers know that there are.
+    """
+    return np.unique(y) if y.ndim == 1 else np.tile([0, 1], (y.shape[1], 1))
 
 
 def check_one_score(scoring: Any) -> None:

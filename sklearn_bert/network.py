@@ -16,9 +16,7 @@ import contextlib
 import copy
 import inspect
 import logging
-import os
 import pickle
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -32,7 +30,7 @@ from torch import Tensor, nn
 from .attention import PACKED, Packing, has_variable_length_kernel
 from .checkpoint import Checkpoint
 from .kernels import pack_linears, unpack
-from .tokenizer import Ids, quiet
+from .tokenizer import QUIET, Ids, ProcessWide
 
 __all__ = ["Batch", "Execution", "Network", "is_out_of_memory", "send"]
 
@@ -170,7 +168,7 @@ class _Runner:
     def use_attention(self, name: str) -> None:
         """Switch to an attention function of transformers, where there is a choice."""
         if name != self.attention:
-            with quiet():
+            with QUIET:
                 self.model.set_attn_implementation(name)
             self.attention = name
 
@@ -505,38 +503,8 @@ def _rounded(n_tokens: int) -> int:
     return -(-n_tokens // step) * step
 
 
-class _FullFloat32:
-    """Keeps TF32 and bfloat16 out of products of float32, whatever torch was told.
-
-    The setting is the process's: the first thread that comes sets it, and the last one
-    that goes puts back what was asked for.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._n_inside = 0
-        self._put_back: Callable[[], None] = lambda: None
-
-    def __enter__(self) -> None:
-        with self._lock:
-            if not self._n_inside:
-                self._put_back = _set_full_float32()
-            self._n_inside += 1
-
-    def __exit__(self, *error: object) -> None:
-        with self._lock:
-            self._n_inside -= 1
-            if not self._n_inside:
-                self._put_back()
-
-
-_FULL_FLOAT32 = _FullFloat32()
-if hasattr(os, "register_at_fork"):  # a thread of the parent may have held the lock
-    os.register_at_fork(after_in_child=_FULL_FLOAT32.__init__)  # type: ignore[misc]
-
-
 def _set_full_float32() -> Callable[[], None]:
-    """Ask torch for full products; return what takes that back."""
+    """Keep TF32 and bfloat16 out of products of float32, whatever torch was told."""
     backends: list[Any] = [
         backend.matmul
         for backend in (torch.backends.cuda, torch.backends.mkldnn)
@@ -555,6 +523,9 @@ def _set_full_float32() -> Callable[[], None]:
     for backend in backends:
         backend.fp32_precision = "ieee"
     return put_back
+
+
+_FULL_FLOAT32 = ProcessWide(_set_full_float32)
 
 
 def send(numbers: NDArray[Any], device: torch.device) -> Tensor:
@@ -586,7 +557,7 @@ def load_model(checkpoint: Checkpoint, dtype: str) -> tuple[Any, bool]:
         "output_loading_info": True,
     }
     try:
-        with quiet():
+        with QUIET:
             model, report = transformers.AutoModel.from_pretrained(
                 checkpoint.directory, **options
             )

@@ -13,7 +13,9 @@ is made. Only `finetune` imports it.
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import hashlib
 import json
 import os
 import shutil
@@ -24,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .checkpoint import Checkpoint
+from .checkpoint import HEAD_FILE, Checkpoint
 
 if TYPE_CHECKING:
     from .tuned import TunedNetwork
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["Trained", "plain", "read"]
 
 _FORMAT = 1  # of the file below
-_FILE = "finetune.json"
+_FILE = "finetune.json"  # without it, nothing else there counts
 
 # Finds the files of an encoder: the one that training began from, or a directory's.
 Finder = Callable[[Path | None], Checkpoint]
@@ -78,7 +80,8 @@ class Trained:
         self.fingerprint = fingerprint
         self.weights = weights
         self.names = names
-        self.place: tuple[str, str] | None = None  # directory and fingerprint
+        # Directory, fingerprint of its encoder, digest of its head.
+        self.place: tuple[str, str, str] | None = None
         self._live = _Live()
 
     def enliven(self, network: TunedNetwork, device: str) -> None:
@@ -160,12 +163,12 @@ class Trained:
         """Return where the weights were saved, if the files are still there."""
         if self.place is None:
             return None
-        path, fingerprint = Path(self.place[0]), self.place[1]
-        problem = "it is not there"
+        path, problem = Path(self.place[0]), "it is not there"
         if path.is_dir():
-            if find(path).fingerprint == fingerprint:
-                return path
             problem = "its files changed since save"
+            with contextlib.suppress(ValueError, OSError):  # not a model any more
+                if (find(path).fingerprint, _digest_of(path)) == self.place[1:]:
+                    return path
         if self.weights is not None:
             return None  # they are here, the frozen layers where training found them
         raise ValueError(
@@ -197,7 +200,7 @@ class Trained:
         ValueError
             `directory` holds something.
         """
-        path = Path(directory).resolve()  # a link stays, to what it names
+        path = Path(directory).expanduser().resolve()  # a link stays, to what it names
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise ValueError(
                 f"directory={os.fspath(directory)!r} is not empty; pass a new one."
@@ -212,14 +215,16 @@ class Trained:
         try:
             network.save(temporary)
             content["encoder"] = find(temporary).fingerprint
+            content["head"] = _digest_of(temporary)
             text = json.dumps(content, indent=2) + "\n"
             (temporary / _FILE).write_text(text, encoding="utf-8")
             if path.exists():
-                path.rmdir()
-            os.replace(temporary, path)
+                _fill(path, temporary)
+            else:
+                os.replace(temporary, path)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-        self.place = (str(path), content["encoder"])
+        self.place = (str(path), content["encoder"], content["head"])
 
 
 def read(directory: str | os.PathLike[str]) -> tuple[dict[str, Any], Trained]:
@@ -230,7 +235,7 @@ def read(directory: str | os.PathLike[str]) -> tuple[dict[str, Any], Trained]:
     ValueError
         `directory` holds no such file, or one of another version.
     """
-    path = Path(directory).absolute()
+    path = Path(directory).expanduser().absolute()
     try:
         content = json.loads((path / _FILE).read_text(encoding="utf-8"))
         found = content["format"]
@@ -245,8 +250,19 @@ def read(directory: str | os.PathLike[str]) -> tuple[dict[str, Any], Trained]:
             f"reads format {_FORMAT}."
         )
     trained = Trained(content["design"], content["began"], None, content["trained"])
-    trained.place = (str(path), content["encoder"])
+    trained.place = (str(path), content["encoder"], content["head"])
     return content, trained
+
+
+def _digest_of(directory: Path) -> str:
+    """Return a digest of the head in a directory."""
+    return hashlib.sha256((directory / HEAD_FILE).read_bytes()).hexdigest()[:32]
+
+
+def _fill(directory: Path, source: Path) -> None:
+    """Move all into an empty directory, which may be a mount, the facts last."""
+    for name in sorted(os.listdir(source), key=lambda name: name == _FILE):
+        shutil.move(source / name, directory / name)
 
 
 def plain(name: str, value: Any) -> Any:

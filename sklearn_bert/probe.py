@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 from sklearn.base import ClassifierMixin
 from sklearn.metrics import check_scoring
-from sklearn.model_selection import check_cv
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
@@ -33,8 +32,11 @@ from .heads import (
     HasHead,
     check_one_score,
     check_sample_weight,
+    check_score,
     check_target,
+    classes_of,
     columns_of,
+    folds_of,
     head_has,
     n_rounds_of,
 )
@@ -151,9 +153,11 @@ default="auto"
         Share of those units left out at random in each step of training, against
         overfitting; 0.5 is common where the layer is wide.
     cv : int, splitter or iterable, default=5
-        Folds by which ``layer="cv"`` chooses.
+        Folds by which ``layer="cv"`` chooses. Those of a splitter by groups are given
+        as they are: ``cv=list(GroupKFold(5).split(X, y, groups))``.
     scoring : str, callable or None, default=None
-        What ``layer="cv"`` maximises; None is the head's own score (accuracy).
+        What ``layer="cv"`` maximises; None is the head's own score (accuracy). Texts
+        of weight 0 are left out, all others count alike.
     max_iter : int, default=1000
         Largest number of iterations (linear) or epochs (mlp), and of those in which
         "mix" and "learned_attention" learn.
@@ -163,8 +167,8 @@ default="auto"
 
     Attributes
     ----------
-    classes_ : ndarray of shape (n_classes,)
-        Labels; the label's numbers if `y` was a multilabel indicator.
+    classes_ : ndarray of shape (n_classes,) or (n_labels, 2)
+        Labels; 0 and 1 for each label if `y` was a multilabel indicator.
     layers_ : tuple of int
         Layers used, counted from 0.
     layer_weights_ : ndarray of shape (n_layers,)
@@ -192,7 +196,8 @@ default="auto"
     Notes
     -----
     With a fixed `layer` the linear head is `LogisticRegression` on the features of
-    `BertVectorizer`: the same coefficients, the same predictions.
+    `BertVectorizer`, after `StandardScaler` unless ``standardize=False``: the same
+    coefficients, the same predictions.
 
     References
     ----------
@@ -292,8 +297,9 @@ default="auto"
         Callbacks of scikit-learn (1.9) are told of two steps, "representation" and
         "head". Steps of the first are the layers that "cv" scores, or the iterations
         by which weights are learned; a callback may end either. One that asks for it
-        gets the probe as if learning had ended there, for a head of its own. A linear
-        head reports its iterations too.
+        gets the probe as if learning had ended with that iteration, for a head of its
+        own; of a layer that "cv" scores there is none. A linear head reports its
+        iterations too.
 
         Parameters
         ----------
@@ -323,6 +329,7 @@ default="auto"
         y = check_target(y, len(texts), self)
         given = check_sample_weight(sample_weight, len(texts))
         weights = self._weights(y, given)
+        self._make_head(1, weights)
         with Task.root(self, 2, texts, y, sample_weight) as task:
             with task.step("representation", None) as step:
                 vectorizer, Z, chosen_by = self._choose(texts, y, given, step)
@@ -542,7 +549,7 @@ default="auto"
             "head_": head,
             "layers_": vectorizer.layers_,
             "fingerprint_": vectorizer.fingerprint_,
-            "classes_": np.arange(y.shape[1]) if y.ndim == 2 else np.unique(y),
+            "classes_": classes_of(y),
             **n_rounds_of(head),
         }
         if vectorizer._mixes():
@@ -559,13 +566,10 @@ default="auto"
         task: Task,
     ) -> tuple[BertVectorizer, np.ndarray, dict[str, np.ndarray]]:
         """Score every layer on the same folds and return the best one's features."""
-        rows = np.arange(len(y))  # folds may be slices, of which a part is a view
-        folds = [
-            (rows[train], rows[test])
-            for train, test in check_cv(self.cv, y, classifier=True).split(texts, y)
-        ]
-        if not folds:
-            raise ValueError(f"cv={self.cv!r} has no folds to score layers by.")
+        folds = folds_of(self.cv, texts, y)
+        if given is not None:  # texts of weight 0 are left out
+            folds = [(train, test[given[test] > 0]) for train, test in folds]
+        of_folds = [self._weights(y, given, train) for train, _ in folds]
         every = self._by_layer(texts, layers)
         scores = np.full((len(layers), len(folds)), np.nan)
         best: tuple[BertVectorizer, Any, np.ndarray] | None = None
@@ -578,19 +582,14 @@ default="auto"
                 Z = vectorizer._combine_all(frozen)
             with task.step("layer"):
                 for j, (train, test) in enumerate(folds):
-                    weights = self._weights(y, given, train)
+                    weights = of_folds[j]
                     if vectorizer._learns_from_y():  # anew, or it sees test labels
                         Z = self._learn(vectorizer, frozen, y, weights, Task(), train)
                     head = self._fit_head(Z[train], y[train], weights, in_place=True)
                     scorer = check_scoring(head, self.scoring)
-                    scores[i, j] = scorer(head, Z[test], y[test])
-                    if not np.isfinite(scores[i, j]):
-                        raise ValueError(
-                            f"scoring={self.scoring!r} of layer {layer} is "
-                            f"{scores[i, j]} in fold {j} of cv, which holds "
-                            f"{len(test)} texts: no layer can be chosen by it. Pass "
-                            "fewer or other folds, or another scoring."
-                        )
+                    if len(test):
+                        scores[i, j] = scorer(head, Z[test], y[test])
+                    check_score(scores[i, j], self.scoring, layer, j, len(test))
             if best is None or scores[i].mean() > scores[:i].mean(axis=1).max():
                 best = vectorizer, frozen, Z
             if task.is_stopped:

@@ -18,7 +18,7 @@ joblib counts every directory named by 32 hex digits as a cache item, so
 
 This module knows nothing of texts, encoders or torch; nor of a shard's files, which
 `shard` reads and writes, or of locks, which `claims` holds. Level 2 of the module map:
-imports `claims`, `ragged` and `shard`, and nothing else of the package.
+imports `claims`, `exceptions`, `ragged` and `shard`, and nothing else of the package.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .claims import Claims, refuse_links
+from .exceptions import StoreWarning
 from .ragged import expand, starts_of
 from .shard import (
     FORMAT,
@@ -79,10 +80,6 @@ _MERGE_MAX_BYTES = 2**28  # of a merged shard: larger ones would make eviction c
 _DEBRIS_SECONDS = 3600.0  # age at which an unfinished shard or claim is removed
 
 
-class StoreWarning(UserWarning):
-    """Something in the store could not be read or kept; features are still right."""
-
-
 def store_location(memory: Any) -> str | None:
     """Return the directory in which a joblib Memory keeps its results.
 
@@ -109,6 +106,8 @@ def store_location(memory: Any) -> str | None:
         return None
     if isinstance(memory, (str, os.PathLike)):
         path = os.path.expanduser(os.fsdecode(memory))
+        if os.path.isfile(path):
+            raise ValueError(f"memory={path!r} is a file; pass a directory.")
         location = os.path.join(os.path.abspath(path), "joblib")
         if not os.path.isdir(location):
             with contextlib.suppress(OSError):  # `append` says so, if it comes to that

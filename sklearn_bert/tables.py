@@ -42,6 +42,8 @@ _SUFFIXES = {
     ".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl",
     ".parquet": "parquet", ".pq": "parquet", ".txt": "text",
 }  # fmt: skip
+# Labels of a text file that are numbers; "007" is a name.
+_WHOLE = re.compile(r"-?(0|[1-9][0-9]{0,17})")
 _SHOWN = 5  # rows named of those that are refused
 _GZIP = b"\x1f\x8b"
 # What a file begins with that is none of the text formats.
@@ -201,7 +203,8 @@ def read_labelled(
     -------
     texts : list of str
     labels : ndarray of shape (n_texts,)
-        Of ``str``, unless all values are numbers or booleans.
+        Of ``str``, unless all values are numbers or booleans. Whole numbers of a text
+        file, such as 0 and 1, are ``int``; "007" is none.
 
     Raises
     ------
@@ -237,6 +240,8 @@ def read_labelled(
     _check_labels(name, label, labels, min_per_label)
     if len({type(value) for value in labels}) > 1:
         labels = [str(value) for value in labels]
+    if all(isinstance(value, str) and _WHOLE.fullmatch(value) for value in labels):
+        labels = [int(value) for value in labels]  # as pandas reads such a column
     is_text = isinstance(labels[0], str)
     return [one for _, (one, _) in rows], np.array(labels, object if is_text else None)
 

@@ -20,14 +20,20 @@ from typing import Any
 
 import numpy as np
 from sklearn.base import BaseEstimator
-from sklearn.model_selection import check_cv
 from sklearn.utils import gen_batches
 from sklearn.utils.validation import check_is_fitted
 
 from ._validation import check_choice, check_tags
 from .checkpoint import DEFAULT_MODEL
 from .estimators import plain_repr, refuse_change
-from .heads import HasHead, check_sample_weight, head_has, n_rounds_of
+from .heads import (
+    HasHead,
+    check_sample_weight,
+    check_score,
+    folds_of,
+    head_has,
+    n_rounds_of,
+)
 from .layers import read_layer
 from .ragged import expand, starts_of
 from .tokens import (
@@ -293,6 +299,7 @@ class BertTokenProbeClassifier(HasHead, WordEstimator):
         if sample_weight is not None:
             sample_weight = np.repeat(sample_weight, count_words(words))
         weights = self._weights(tags, sample_weight)
+        self._make_head(1, weights)
         vectorizer, Z, chosen_by = self._choose(words, tags, sample_weight)
         self.head_ = self._fit_head(Z, tags, weights, in_place=True)
         self.vectorizer_ = vectorizer
@@ -420,7 +427,7 @@ class BertTokenProbeClassifier(HasHead, WordEstimator):
             return vectorizer, vectorizer._encode(words), {}
         every = self._vectorizer("all", layer_combination="scalar_mix")
         if layer == "cv":  # nothing is mixed: layers are kept apart
-            return self._best(words, every._frozen(words), tags, given)
+            return self._best(words, every, tags, given)
         frozen = every._frozen(words)
         every._learn(
             frozen,
@@ -435,26 +442,36 @@ class BertTokenProbeClassifier(HasHead, WordEstimator):
         return every, every._combine_all(frozen), learned
 
     def _best(
-        self, words: Words, frozen: np.ndarray, tags: np.ndarray, given: Any
+        self, words: Words, every: BertTokenVectorizer, tags: np.ndarray, given: Any
     ) -> tuple[BertTokenVectorizer, np.ndarray, dict[str, Any]]:
         """Score every layer on the same folds of texts; return the best one."""
         counts = count_words(words)
         starts = starts_of(counts)
-        folds = [
-            [(expand(starts[part], counts[part]), counts[part]) for part in fold]
-            for fold in check_cv(self.cv).split(words)
-        ]
+        is_scored = counts > 0
+        if given is not None:
+            is_scored[is_scored] = given[starts[is_scored]] > 0
+        folds = []
+        for train, test in folds_of(self.cv, words):
+            test = test[is_scored[test]]
+            rows, of_test = (expand(starts[k], counts[k]) for k in (train, test))
+            weights = self._weights(tags, given, rows)
+            folds.append((rows, weights, of_test, counts[test]))
+        frozen = every._frozen(words)
         scores = np.empty((frozen.shape[1], len(folds)))
         for layer, of_layer in enumerate(scores):
-            for j, ((train, _), (test, n_words)) in enumerate(folds):
+            for j, (train, weights, test, n_words) in enumerate(folds):
                 head = self._fit_head(
                     frozen[train, layer].astype(np.float32),
                     tags[train],
-                    self._weights(tags, given, train),
+                    weights,
                     in_place=True,
                 )
                 Z = frozen[test, layer].astype(np.float32)
-                of_layer[j] = self._score_head(head, Z, tags[test], n_words)
+                score = np.nan
+                if len(Z):
+                    score = self._score_head(head, Z, tags[test], n_words)
+                check_score(score, self.scoring, layer, j, len(n_words))
+                of_layer[j] = score
         best = int(scores.mean(axis=1).argmax())
         Z = frozen[:, best].astype(np.float32)
         return self._vectorizer(best), Z, {"cv_scores_": scores}

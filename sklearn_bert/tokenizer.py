@@ -10,9 +10,10 @@ Level 2 of the module map: imports `checkpoint`.
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Iterator, Sequence
+import os
+import threading
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 
 from .checkpoint import Checkpoint
 
-__all__ = ["PROBES", "Ids", "Tokenizer", "quiet"]
+__all__ = ["PROBES", "QUIET", "Ids", "ProcessWide", "Tokenizer"]
 
 Ids = NDArray[np.int64]
 
@@ -240,7 +241,7 @@ class Tokenizer:
 
 def _load(checkpoint: Checkpoint) -> Any:
     try:
-        with quiet():
+        with QUIET:
             tokenizer = transformers.AutoTokenizer.from_pretrained(
                 checkpoint.directory,
                 trust_remote_code=checkpoint.trust_remote_code,
@@ -275,18 +276,55 @@ def _without_surrogates(text: str) -> str:
     return text
 
 
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Silence the load report and progress bars of transformers, then restore them."""
+class ProcessWide:
+    """A setting of the process that holds while any thread is within.
+
+    The first thread that comes makes it, and the last one that goes takes it back.
+
+    Parameters
+    ----------
+    make : callable
+        Returns what takes it back.
+    """
+
+    def __init__(self, make: Callable[[], Callable[[], None]]) -> None:
+        self._make = make
+        self._forget()
+        if hasattr(os, "register_at_fork"):  # the parent's threads are not here
+            os.register_at_fork(after_in_child=self._forget)
+
+    def _forget(self) -> None:
+        self._lock = threading.Lock()
+        self._n_within = 0
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._n_within:
+                self._take_back = self._make()
+            self._n_within += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._n_within -= 1
+            if not self._n_within:
+                self._take_back()
+
+
+def _silence() -> Callable[[], None]:
     from transformers.utils import logging as untyped
 
     logging: Any = untyped
-    level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    level, has_bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    try:
-        yield
-    finally:
+
+    def restore() -> None:
         logging.set_verbosity(level)
-        if bar:
+        if has_bar:
             logging.enable_progress_bar()
+
+    return restore
+
+
+QUIET = ProcessWide(_silence)
+"""Within it transformers shows neither its load report nor progress bars."""

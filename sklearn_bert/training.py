@@ -8,8 +8,8 @@ a generator, and a run that was killed goes on to the same weights.
 
 What a text, a label or a parameter may be is decided elsewhere, in `finetune`.
 
-Level 6 of the module map: imports `_validation`, `claims`, `network`, `ragged` and
-`tuned`. Only `finetune` imports it, when there is something to train.
+Level 6 of the module map: imports `_validation`, `claims`, `network`, `ragged`,
+`tokenizer` and `tuned`. Only `finetune` imports it, when there is something to train.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import time
 import uuid
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,7 @@ from ._validation import level_outside
 from .claims import release, try_lock
 from .network import send
 from .ragged import Ragged, Spool
+from .tokenizer import Ids
 from .tuned import DRAWING, TunedNetwork
 
 __all__ = ["Data", "Recipe", "Trainer", "seed_of"]
@@ -60,9 +61,22 @@ _PROBE_C = {1: 0.01, 2: 1.0}
 _PROBE_ITERATIONS = 200
 # What a user calls a field of Design or Recipe, in a refusal.
 _PARAMETERS = {
-    "poolings": "pooling", "hidden_size": "head", "n_outputs": "y",
-    "is_multilabel": "y", "n_frozen": "num_layers_to_freeze", "seed": "random_state",
+    "poolings": "pooling", "hidden_size": "head or hidden_size",
+    "n_outputs": "classes of y", "is_multilabel": "kind of y",
+    "n_frozen": "num_layers_to_freeze", "seed": "random_state",
     "lower_case": "do_lower_case of model", "include_prompt": "include_prompt of model",
+}  # fmt: skip
+# What differs only because something else does is not named beside it.
+_OUT = ("held-out texts", "held-out labels", "X", "y", "sample_weight")
+_FOLLOWS = {
+    "early_stopping": (
+        *_OUT, "n_iter_no_change", "scoring", "validation_fraction", "classes of y",
+    ),
+    "validation_fraction": _OUT,
+    "random_state": _OUT,
+    "class_weight": ("sample_weight",),
+    "classes of y": ("y",),
+    "kind of y": ("y", "classes of y"),
 }  # fmt: skip
 
 
@@ -176,15 +190,19 @@ class Trainer:
         data: Data,
         *,
         batch_size: int | None = None,
-        score: Callable[[], float] | None = None,
+        held_out: Sequence[str] = (),
+        score: Callable[[FloatArray], float] | None = None,
         checkpoint_dir: Path | None = None,
         identity: Mapping[str, str] | None = None,
         keeps_states: bool = True,
         verbose: bool = False,
     ) -> None:
         self.schedule = recipe.schedule(network.n_layers)
-        for n_frozen in {recipe.n_frozen, *self.schedule}:
-            network.check_boundary(n_frozen)
+        network.check_boundary(
+            recipe.n_frozen, f"num_layers_to_freeze={recipe.n_frozen}"
+        )
+        for n_frozen in set(self.schedule):
+            network.check_boundary(n_frozen, f"unfreezing={recipe.unfreezing!r}")
         self.network = network
         self.recipe = recipe
         self.data = data
@@ -200,7 +218,8 @@ class Trainer:
         self._scaler = torch.amp.GradScaler(network.device.type, enabled=is_scaled)
         self._place = checkpoint_dir
         self._identity = dict(identity or {}) | _identity(network, recipe, data)
-        self._states: dict[int, Ragged] = {}  # by layer
+        self._states: dict[int, Ragged] = {}  # by layer, of the texts to learn from
+        self._held_out: dict[int, Ragged] = {}  # and of those to score on
         self._to_close = contextlib.ExitStack()
         with contextlib.ExitStack() as on_failure:
             on_failure.callback(self.close)
@@ -208,6 +227,7 @@ class Trainer:
                 self._lock(checkpoint_dir)
             is_resumed = self._resume()
             self._pieces = network.pieces(data.texts)
+            self._pieces_out = network.pieces(held_out)
             self._lengths = np.array([len(piece) for piece in self._pieces])
             self._bar = self._to_close.enter_context(self._progress(verbose))
             if not self.is_done:
@@ -220,19 +240,26 @@ class Trainer:
         """Start the head, and compute the states at the boundaries."""
         network = self.network
         if needs_head:
-            with self._randomness(0):
+            with self._draws(0):
                 network.head.reset()
         solves_head = needs_head and self.recipe.head_warmup == "probe"
         layers = self._worth_keeping() if keeps_states else []
-        spools = {layer: Spool(len(self._lengths), max_bytes=0) for layer in layers}
-        if spools or solves_head:
-            features = network.read(
-                self._pieces, self._batch_size,
-                states=spools, wants_features=solves_head,
-            )  # fmt: skip
-        self._states = {layer: spool.finish() for layer, spool in spools.items()}
-        if solves_head:
-            self._solve_head(features)
+        if layers or solves_head:
+            self._states, features = self._read(self._pieces, layers, solves_head)
+            if solves_head:
+                self._solve_head(features)
+        if layers and self._pieces_out:
+            self._held_out, _ = self._read(self._pieces_out, layers, False)
+
+    def _read(
+        self, pieces: list[Ids], layers: list[int], wants_features: bool
+    ) -> tuple[dict[int, Ragged], FloatArray | None]:
+        """Run texts once; return their states of some layers, and pooled features."""
+        spools = {layer: Spool(len(pieces), max_bytes=0) for layer in layers}
+        features = self.network.read(
+            pieces, self._batch_size, states=spools, wants_features=wants_features
+        )
+        return {layer: spool.finish() for layer, spool in spools.items()}, features
 
     def _worth_keeping(self) -> list[int]:
         """Return the boundaries to come whose states spare more than they cost.
@@ -249,7 +276,8 @@ class Trainer:
         for layer in [k for k in layers if not self.network.can_start_at(k)]:
             logger.info("layer %d cannot be started from: frozen layers rerun", layer)
             layers.remove(layer)
-        layers = layers[: _room(self._lengths, self.network.checkpoint.width, layers)]
+        n_tokens = sum(map(len, (*self._pieces, *self._pieces_out)))
+        layers = layers[: _room(n_tokens, self.network.checkpoint.width, layers)]
         if not is_free and not _spares(layers, uses):
             return []
         to_come = self.schedule[len(self.history) :]
@@ -336,22 +364,26 @@ class Trainer:
         epoch, n_steps = len(self.history), self._n_steps
         n_frozen = self.schedule[epoch]
         self.network.freeze(n_frozen)
-        for layer in [k for k in self._states if k > n_frozen]:
-            del self._states[layer]  # the boundary only goes down
+        for states in (self._states, self._held_out):
+            for layer in [k for k in states if k > n_frozen]:
+                del states[layer]  # the boundary only goes down
         losses = []
-        with self._randomness(epoch + 1):
-            for i, rows in enumerate(self._steps(epoch)):
-                rate = self._factor(epoch * n_steps + i)
-                try:
+        draws = self._draws(epoch + 1)
+        for i, rows in enumerate(self._steps(epoch)):
+            rate = self._factor(epoch * n_steps + i)
+            try:
+                with draws:
                     losses.append(self._step(rows, rate) * len(rows))
-                except ArithmeticError:
-                    raise ValueError(self._divergence(epoch, i)) from None
-                self._bar.update()
+            except ArithmeticError:
+                raise ValueError(self._divergence(epoch, i)) from None
+            self._bar.update()
         self._optimizer.zero_grad(set_to_none=True)
         if not all(bool(torch.isfinite(p).all()) for p in self.trained.values()):
             raise ValueError(self._divergence(epoch, len(losses) - 1))  # not kept
         n_trainable = sum(p.numel() for p in self.network.trained(n_frozen).values())
-        score = None if self._score is None else float(self._score())
+        score = None
+        if self._score is not None:
+            score = float(self._score(self._scores_out()))
         if score is not None and math.isnan(score):
             self._warn_of_nan(epoch)
         elif score is not None and (
@@ -373,6 +405,14 @@ class Trainer:
         )
         self._bar.set_postfix(loss=self.history[-1]["loss"], score=score)
         self._save()
+
+    def _scores_out(self) -> FloatArray:
+        """Return the scores of the texts held out, from the states kept of them."""
+        given = None
+        if self._held_out:
+            layer = max(self._held_out)
+            given = layer, self._held_out[layer]
+        return self.network.predict_pieces(self._pieces_out, self._batch_size, given)
 
     def _warn_of_nan(self, epoch: int) -> None:
         if any(math.isnan(done["score"]) for done in self.history):
@@ -396,6 +436,7 @@ class Trainer:
         """Let states and the checkpoint go; call it however training ends."""
         self._to_close.close()
         self._states.clear()
+        self._held_out.clear()
 
     def _steps(self, epoch: int) -> list[NDArray[np.intp]]:
         """Return the texts of each step: shuffled, but of like length within a step."""
@@ -472,21 +513,10 @@ class Trainer:
             f"head_learning_rate={self.recipe.head_learning_rate:g}. {cure}."
         )
 
-    @contextlib.contextmanager
-    def _randomness(self, epoch: int) -> Iterator[None]:
-        """Have torch draw what the seed and the epoch decide, and go back after."""
-        device = self.network.device
-        devices = [device] if device.type == "cuda" else []
+    def _draws(self, epoch: int) -> _Draws:
+        """Return the random numbers that the seed and the epoch decide."""
         seed = np.random.SeedSequence([self.recipe.seed, epoch]).generate_state(1)
-        # The generator is the process's: fits in threads take turns, epoch by epoch.
-        with DRAWING, torch.random.fork_rng(devices):  # not of other devices
-            torch.default_generator.manual_seed(int(seed[0]))
-            if device.type == "cuda":
-                with torch.cuda.device(device):
-                    torch.cuda.manual_seed(int(seed[0]))
-            elif device.type == "mps":
-                torch.mps.manual_seed(int(seed[0]))
-            yield
+        return _Draws(self.network.device, int(seed[0]))
 
     def _progress(self, verbose: bool) -> Any:
         from tqdm.auto import tqdm
@@ -567,7 +597,10 @@ class Trainer:
             return False
         facts = _facts(place)
         theirs = facts["identity"]
-        other = [key for key, own in self._identity.items() if theirs.get(key) != own]
+        keys = [*self._identity, *(key for key in theirs if key not in self._identity)]
+        other = [k for k in keys if theirs.get(k) != self._identity.get(k)]
+        follow = {name for cause in other for name in _FOLLOWS.get(cause, ())}
+        other = [key for key in other if key not in follow]
         if other:
             raise ValueError(
                 f"checkpoint_dir={str(self._place)!r} holds the checkpoint of another "
@@ -591,6 +624,39 @@ class Trainer:
             if state:
                 self._optimizer.state[parameter] = state
         return True
+
+
+class _Draws:
+    """A sequence of random numbers for torch, drawn from wherever it is entered.
+
+    torch draws from generators of the process. They are this one's within, and what
+    they were after, so that fits in threads take turns, step by step.
+    """
+
+    def __init__(self, device: torch.device, seed: int) -> None:
+        devices = [torch.device("cpu"), device][: 1 + (device.type != "cpu")]
+        self._own = [torch.Generator(d).manual_seed(seed).get_state() for d in devices]
+        self._device = device
+
+    def __enter__(self) -> None:
+        DRAWING.acquire()
+        self._others = self._swap(self._own)
+
+    def __exit__(self, *error: object) -> None:
+        self._own = self._swap(self._others)
+        DRAWING.release()
+
+    def _swap(self, states: list[Tensor]) -> list[Tensor]:
+        before = [torch.get_rng_state()]
+        torch.set_rng_state(states[0])
+        kind: Any = getattr(torch, self._device.type)
+        if self._device.type == "cuda":
+            before.append(kind.get_rng_state(self._device))
+            kind.set_rng_state(states[1], self._device)
+        elif self._device.type == "mps":
+            before.append(kind.get_rng_state())
+            kind.set_rng_state(states[1])
+        return before
 
 
 def seed_of(checkpoint_dir: Path | None) -> int | None:
@@ -624,9 +690,9 @@ def _spares(layers: list[int], uses: Mapping[int, int]) -> bool:
     return sum(layer * uses[layer] for layer in layers) > max(layers, default=0)
 
 
-def _room(lengths: NDArray[np.int64], width: int, layers: list[int]) -> int:
+def _room(n_tokens: int, width: int, layers: list[int]) -> int:
     """Return how many layers' states fit on the disk, and warn if not all do."""
-    needed = 4 * width * int(lengths.sum())
+    needed = 4 * width * n_tokens
     free = shutil.disk_usage(tempfile.gettempdir()).free
     n_fit = min(len(layers), int(0.9 * free / needed))
     if n_fit < len(layers):

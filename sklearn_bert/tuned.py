@@ -7,8 +7,9 @@ states of a layer that `read` kept, so that frozen blocks need not run again.
 In which order texts come, how weights move and what is kept between epochs is decided
 in `training`.
 
-Level 5 of the module map: imports `checkpoint`, `encoder`, `network`, `pooling`,
-`ragged` and `tokenizer`. Only `training` and `finetune` import it.
+Level 5 of the module map: imports `_validation`, `checkpoint`, `encoder`,
+`exceptions`, `network`, `pooling`, `ragged` and `tokenizer`. Only `training` and
+`finetune` import it.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import logging
 import shutil
 import threading
 import warnings
+import weakref
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,12 +33,14 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from .checkpoint import TOKENIZER_FILES, Checkpoint
+from ._validation import level_outside
+from .checkpoint import HEAD_FILE, TOKENIZER_FILES, Checkpoint
 from .encoder import resolve_device
+from .exceptions import CutWarning
 from .network import find_blocks, is_out_of_memory, load_model, send
 from .pooling import Members, pool
 from .ragged import Ragged, Spool
-from .tokenizer import PROBES, Ids, Tokenizer, quiet
+from .tokenizer import PROBES, QUIET, Ids, Tokenizer
 
 __all__ = ["DRAWING", "Design", "TunedNetwork"]
 
@@ -201,7 +205,7 @@ class TunedNetwork:
         self._cuts_last = False
         self._output_length = 0  # of the tuple that blocks return, 0 if a tensor
         for i, block in enumerate(self._blocks):
-            block.forward = self._steered(i, block.forward)
+            block.forward = _steered(weakref.ref(self), i, weakref.ref(block))
         self.model.to(self.device)
         self.head.to(self.device)
         self.budget = _token_budget(self.device, checkpoint)
@@ -237,13 +241,14 @@ class TunedNetwork:
         n_cut = int((lengths > limit).sum()) if limit is not None else 0
         if n_cut:
             lost = 100.0 * np.maximum(lengths - limit, 0).sum() / lengths.sum()
-            warnings.warn(
+            warning = CutWarning(
                 f"{n_cut} of {len(lengths)} texts are longer than max_length={limit} "
                 f"tokens and were cut; {lost:.1f} % of all tokens are lost (the "
-                f"longest text has {lengths.max()}).",
-                UserWarning,
-                stacklevel=2,
+                f"longest text has {lengths.max()})."
             )
+            warning.n_cut, warning.longest = n_cut, int(lengths.max())
+            warning.n_lost = int(np.maximum(lengths - limit, 0).sum())
+            warnings.warn(warning, stacklevel=level_outside())
         pieces = [
             self.tokenizer.surround(self.tokenizer.cut(content, limit, None)[0])
             for content in contents
@@ -303,42 +308,38 @@ class TunedNetwork:
         half = _HALVES.get(self.design.dtype)
         return torch.autocast(self.device.type, dtype=half, enabled=half is not None)
 
-    def _steered(self, i: int, forward: Callable[..., Any]) -> Callable[..., Any]:
-        """Return the forward method of block i, which passes states by or reads them.
+    def _run_block(
+        self, i: int, forward: Callable[..., Any], args: Any, kwargs: Any
+    ) -> Any:
+        """Run block i, or pass its states by, or read them.
 
         What surrounds the blocks, masks, positions and the like, stays the
         architecture's own.
         """
-
-        @functools.wraps(forward)
-        def run(*args: Any, **kwargs: Any) -> Any:
-            states = args[0] if args else kwargs["hidden_states"]
-            if i in self._wanted:
-                self._read[i] = states.detach()
-            if self._last == i:
-                raise _Enough
-            if self._given is not None:
-                layer, stored = self._given
-                if i < layer:  # not run
-                    n_others = self._output_length - 1
-                    return (states, *[None] * n_others) if n_others >= 0 else states
-                if i == layer and args:
-                    args = (stored.to(states.dtype), *args[1:])
-                elif i == layer:
-                    kwargs["hidden_states"] = stored.to(states.dtype)
-            output = forward(*args, **kwargs)
-            self._output_length = len(output) if isinstance(output, tuple) else 0
-            if self._cuts_last and i == len(self._blocks) - 1:
-                if isinstance(output, tuple):
-                    return (output[0].detach(), *output[1:])
-                return output.detach()
-            return output
-
-        return run
+        states = args[0] if args else kwargs["hidden_states"]
+        if i in self._wanted:
+            self._read[i] = states.detach()
+        if self._last == i:
+            raise _Enough
+        if self._given is not None:
+            layer, stored = self._given
+            if i < layer:  # not run
+                n_others = self._output_length - 1
+                return (states, *[None] * n_others) if n_others >= 0 else states
+            if i == layer and args:
+                args = (stored.to(states.dtype), *args[1:])
+            elif i == layer:
+                kwargs["hidden_states"] = stored.to(states.dtype)
+        output = forward(*args, **kwargs)
+        self._output_length = len(output) if isinstance(output, tuple) else 0
+        if self._cuts_last and i == len(self._blocks) - 1:
+            if isinstance(output, tuple):
+                return (output[0].detach(), *output[1:])
+            return output.detach()
+        return output
 
     # Many passes
 
-    @torch.no_grad()
     def predict(self, texts: Iterable[str], batch_size: int | None) -> FloatArray:
         """Return the scores of texts, (n_texts, n_outputs), in their order.
 
@@ -348,12 +349,25 @@ class TunedNetwork:
         batch_size : int or None
             Texts per pass; None for a budget of tokens.
         """
+        return self.predict_pieces(self.pieces(texts), batch_size)
+
+    @torch.no_grad()
+    def predict_pieces(
+        self,
+        pieces: Sequence[Ids],
+        batch_size: int | None,
+        given: tuple[int, Ragged] | None = None,
+    ) -> FloatArray:
+        """Return the scores of tokenized texts, as `predict`.
+
+        `given` are a layer and its states, from which to start.
+        """
         self.model.eval()
-        pieces = self.pieces(texts)
         result = np.empty((len(pieces), self.design.n_outputs), dtype=np.float32)
 
         def run(rows: NDArray[np.intp]) -> None:
-            scores = self.scores([pieces[i] for i in rows])
+            start = None if given is None else (given[0], list(given[1][rows]))
+            scores = self.scores([pieces[i] for i in rows], start)
             result[rows] = scores.float().cpu().numpy()
 
         self._run_all(pieces, batch_size, run)
@@ -551,14 +565,13 @@ class TunedNetwork:
             self._cuts_last = False
         return {name for name, g in zip(named, grads, strict=True) if g is not None}
 
-    def check_boundary(self, n_frozen: int) -> None:
-        """Refuse to freeze a part of blocks that are one and the same (ALBERT)."""
+    def check_boundary(self, n_frozen: int, what: str) -> None:
+        """Refuse to freeze a part of blocks that are one and the same (ALBERT).
+
+        `what` is the parameter that asks for it, and its value.
+        """
         if len(self._blocks) != self.n_layers and n_frozen not in (0, self.n_layers):
-            reason = (
-                "all its layers share their weights; pass 0 or "
-                f"{self.n_layers} (all layers)"
-            )
-            what = f"num_layers_to_freeze={n_frozen}"
+            reason = "all its layers share their weights, so that all train or none"
             raise ValueError(self.checkpoint.refusal(reason, what))
 
     # Whether it can be trusted
@@ -620,6 +633,8 @@ class TunedNetwork:
         own = self._all_parameters()
         with torch.no_grad():
             for name, values in weights.items():
+                if isinstance(values, np.ndarray) and not values.flags.writeable:
+                    values = values.copy()  # of a mapped file; torch would warn
                 own[name].copy_(torch.as_tensor(values))
 
     def _all_parameters(self) -> dict[str, nn.Parameter]:
@@ -647,10 +662,10 @@ class TunedNetwork:
         if self.checkpoint.trust_remote_code:
             for file in source.glob("*.py"):
                 shutil.copyfile(file, directory / file.name)
-        with quiet():
+        with QUIET:
             self.model.save_pretrained(directory)
         state = {k: v.detach().cpu() for k, v in self.head.state_dict().items()}
-        save_file(state, directory / "head.safetensors", metadata={"format": "pt"})
+        save_file(state, directory / HEAD_FILE, metadata={"format": "pt"})
         for name, content in _declarations(self.checkpoint, self.design).items():
             path = directory / name
             path.parent.mkdir(exist_ok=True)
@@ -658,8 +673,29 @@ class TunedNetwork:
 
     def read_head(self, directory: Path) -> None:
         """Read the head that `save` wrote."""
-        state = load_file(directory / "head.safetensors", device=str(self.device))
+        state = load_file(directory / HEAD_FILE, device=str(self.device))
         self.head.load_state_dict(state)
+
+
+def _steered(
+    network: weakref.ref[TunedNetwork], i: int, block: weakref.ref[nn.Module]
+) -> Callable[..., Any]:
+    """Return a forward method of block i that its network steers.
+
+    It holds neither: a network that is let go is freed at once, with its weights.
+    """
+    module = block()
+    assert module is not None
+    plain = type(module).forward
+
+    @functools.wraps(plain)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        steering, own = network(), block()
+        assert steering is not None
+        assert own is not None
+        return steering._run_block(i, functools.partial(plain, own), args, kwargs)
+
+    return run
 
 
 def _declarations(checkpoint: Checkpoint, design: Design) -> dict[str, Any]:

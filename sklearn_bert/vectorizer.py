@@ -740,17 +740,7 @@ default="auto"
     def _resolve_pooling(self, checkpoint: Checkpoint) -> tuple[str, ...]:
         poolings = check_pooling(self.pooling)
         if isinstance(poolings, str):
-            declared = checkpoint.declared
-            extra = [name for name in declared.pooling if name not in POOLINGS]
-            if declared.not_served or extra:
-                raise ValueError(
-                    f"model={self.model!r} declares "
-                    f"{', '.join([*declared.not_served, *extra])} for "
-                    "sentence-transformers, which sklearn_bert does not apply, so "
-                    "pooling='auto' cannot equal it. Name a pooling, such as "
-                    "pooling='mean', to use the features before that step."
-                )
-            poolings = declared.pooling or ("mean",)
+            poolings = self._declared_pooling(checkpoint, POOLINGS)
         if "attention" in poolings and 0 in self.layers_:
             raise ValueError(
                 "pooling='attention' needs layer >= 1: layer 0 is the embedding "

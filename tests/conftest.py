@@ -36,6 +36,7 @@ def forget_earlier_texts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep one test's texts from counting towards another's "third time" warning."""
     monkeypatch.setattr(features, "_encoded_before", {})
     monkeypatch.setattr(features, "_has_noticed", False)
+    monkeypatch.setattr(features, "_told", set())
     # Whether a half precision is slow depends on the machine that runs the tests.
     monkeypatch.setattr(features, "_has_warned", {"bfloat16", "float16"})
 

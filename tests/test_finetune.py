@@ -1,6 +1,7 @@
 """BertFineTuneClassifier: scikit-learn's contract, its promises, and its files."""
 
 import copy
+import gc
 import itertools
 import json
 import os
@@ -9,9 +10,12 @@ import shutil
 import subprocess
 import sys
 import warnings
+import weakref
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
+import joblib
 import numpy as np
 import pytest
 import torch
@@ -223,7 +227,7 @@ def test_the_loss_of_a_text_weighs_each_label():
 @pytest.mark.parametrize("head", ["linear", "mlp"])
 def test_a_multilabel_target_gives_one_probability_per_label(tiny, head):
     classifier = make(tiny, head=head, max_iter=10).fit(TEXTS, INDICATOR)
-    assert classifier.classes_.tolist() == [0, 1]
+    assert classifier.classes_.tolist() == [[0, 1], [0, 1]]
     assert classifier.predict_proba(TEXTS).shape == INDICATOR.shape
     assert classifier.decision_function(TEXTS).shape == INDICATOR.shape
     assert (classifier.predict(TEXTS) == INDICATOR).mean() > 0.8
@@ -515,6 +519,62 @@ def test_class_weights_of_labels_are_loaded(tiny, tmp_path, class_weight):
     )
 
 
+@pytest.mark.parametrize("labels", [1 - BINARY, NAMES], ids=["two", "three"])
+def test_the_head_of_another_classifier_is_refused(tiny, tmp_path, labels):
+    place = tmp_path / "saved"
+    options = {"num_layers_to_freeze": 2, "weights_in_pickle": False}
+    first = make(tiny, **options).fit(TEXTS, BINARY)
+    first.save(place)
+    content = pickle.dumps(first)
+    pickle.loads(content).predict(TEXTS)
+    head = (place / "head.safetensors").read_bytes()
+    shutil.rmtree(place)
+    make(tiny, num_layers_to_freeze=2).fit(TEXTS, labels).save(place)
+    with pytest.raises(ValueError, match=r"its files changed since save"):
+        pickle.loads(content).predict(TEXTS)
+    (place / "head.safetensors").write_bytes(head)
+    with pytest.raises(ValueError, match=r"its files changed since save"):
+        BertFineTuneClassifier.load(place).predict(TEXTS)
+
+
+@pytest.mark.parametrize("damage", ["empty", "config", "other"])
+def test_weights_in_a_pickle_outlive_the_directory(tiny, tmp_path, damage):
+    place = tmp_path / "saved"
+    classifier = make(tiny).fit(TEXTS, BINARY)
+    classifier.save(place)
+    content = pickle.dumps(classifier)
+    if damage == "empty":
+        shutil.rmtree(place)
+        place.mkdir()
+    else:
+        text = "{}" if damage == "other" else "no JSON"
+        (place / "config.json").write_text(text)
+    np.testing.assert_array_equal(
+        pickle.loads(content).predict_proba(TEXTS), classifier.predict_proba(TEXTS)
+    )
+
+
+def test_an_empty_directory_is_filled_and_not_replaced(tiny, tmp_path, monkeypatch):
+    classifier = make(tiny).fit(TEXTS, BINARY)
+    (tmp_path / "here").mkdir()
+    before = (tmp_path / "here").stat().st_ino
+    monkeypatch.chdir(tmp_path / "here")
+    classifier.save(".")
+    assert Path("finetune.json").is_file()
+    assert (tmp_path / "here").stat().st_ino == before
+    assert [path.name for path in tmp_path.iterdir()] == ["here"]
+    np.testing.assert_array_equal(
+        BertFineTuneClassifier.load(".").predict(TEXTS), classifier.predict(TEXTS)
+    )
+
+
+def test_a_mapped_file_is_read_without_a_warning(tiny, tmp_path):
+    classifier = make(tiny).fit(TEXTS, BINARY)
+    joblib.dump(classifier, tmp_path / "c.joblib")
+    mapped = joblib.load(tmp_path / "c.joblib", mmap_mode="r")
+    np.testing.assert_array_equal(mapped.predict(TEXTS), classifier.predict(TEXTS))
+
+
 def test_nothing_that_is_saved_is_a_pickle(saved):
     _, place = saved
     files = {path.suffix for path in place.rglob("*") if path.is_file()}
@@ -709,7 +769,7 @@ def test_several_labels_are_smoothed_stopped_resumed_and_carried(tiny, tmp_path)
     for other in (resumed, copy, loaded):
         np.testing.assert_array_equal(other.predict_proba(TEXTS), expected)
         np.testing.assert_array_equal(other.predict(TEXTS), whole.predict(TEXTS))
-        assert other.classes_.tolist() == [0, 1]
+        assert other.classes_.tolist() == [[0, 1], [0, 1]]
     plain = make(tiny, **{**options, "label_smoothing": 0.0}).fit(TEXTS, INDICATOR)
     assert np.abs(plain.predict_proba(TEXTS) - expected).max() > 1e-3
 
@@ -822,6 +882,179 @@ def test_a_scorer_has_one_name_in_every_process():
     assert finetune._name_of(Closeness(1.0)) == finetune._name_of(Closeness(1.0))
     assert finetune._name_of(Closeness(1.0)) != finetune._name_of(Closeness(2.0))
     assert " at 0x" not in finetune._name_of(Closeness(1.0))
+
+
+class Slotted:
+    __slots__ = ("weight",)
+
+    def __init__(self, weight):
+        self.weight = weight
+
+    def __call__(self, estimator, X, y):
+        return self.weight
+
+    def score(self, estimator, X, y):
+        return self.weight
+
+
+def test_scorers_that_differ_have_other_names():
+    def of(*, weight):
+        def score(estimator, X, y, *, factor=weight):
+            return factor
+
+        return score
+
+    for pair in (
+        (Slotted(1.0), Slotted(2.0)),
+        (Slotted(1.0).score, Slotted(2.0).score),
+        (Closeness(1.0).__call__, Closeness(2.0).__call__),
+        (of(weight=1), of(weight=-1)),
+    ):
+        assert finetune._name_of(pair[0]) != finetune._name_of(pair[1])
+        assert finetune._name_of(pair[0]) == finetune._name_of(pair[0])
+
+
+@pytest.mark.parametrize("early_stopping", [False, True])
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"class_weight": "balanced"}, "class_weight"),
+        ({"validation_fraction": 0.4}, "validation_fraction"),
+        ({"early_stopping": None}, "early_stopping"),
+        ({"head": "mlp", "hidden_size": 9}, "head or hidden_size"),
+        ({"random_state": 7}, "random_state"),
+    ],
+)
+def test_what_differs_from_a_checkpoint_is_named_and_what_follows_is_not(
+    tiny, tmp_path, changes, named, early_stopping
+):
+    options = {"early_stopping": early_stopping, "validation_fraction": 0.25}
+    options |= {"checkpoint_dir": tmp_path, "max_iter": 1}
+    make(tiny, **options).fit(TEXTS, NAMES)
+    if named == "early_stopping":
+        changes = {"early_stopping": not early_stopping}
+    again = make(tiny, **(options | changes))
+    if named == "validation_fraction" and not early_stopping:
+        again.fit(TEXTS, NAMES)  # it decides nothing then
+        return
+    with pytest.raises(ValueError, match=rf"of another run: {named} differ\."):
+        again.fit(TEXTS, NAMES)
+
+
+def test_other_classes_are_another_run(tiny, tmp_path):
+    y = np.arange(len(TEXTS)) % 3
+    classifier = make(tiny, checkpoint_dir=tmp_path)
+    classifier.fit(TEXTS, y, sample_weight=(y < 2).astype(float))
+    kept = np.flatnonzero(y < 2)
+    with pytest.raises(ValueError, match=r"another run: classes of y differ"):
+        classifier.fit([TEXTS[i] for i in kept], y[kept])
+
+
+@pytest.mark.parametrize("n_frozen", [1, 2])
+def test_frozen_blocks_run_once_on_texts_held_out_as_well(tiny, n_frozen, monkeypatch):
+    from sklearn_bert.tuned import TunedNetwork
+
+    ran, run_block = [], TunedNetwork._run_block
+
+    def counting(self, i, forward, args, kwargs):
+        def counted(*args, **kwargs):
+            ran.append(i)
+            return forward(*args, **kwargs)
+
+        return run_block(self, i, counted, args, kwargs)
+
+    monkeypatch.setattr(TunedNetwork, "_run_block", counting)
+    options = {"early_stopping": True, "validation_fraction": 0.3, "max_iter": 4}
+    options |= {"num_layers_to_freeze": n_frozen, "n_iter_no_change": 9}
+    epochs = []
+
+    class Counts:
+        def __call__(self, estimator, X, y):
+            estimator.predict(X)
+            epochs.append(len([i for i in ran if i < n_frozen]))
+            return 0.5
+
+    make(tiny, **options, scoring=Counts()).fit(TEXTS, NAMES)
+    assert len(epochs) == 4
+    assert len(set(epochs)) == 1
+
+
+def test_scores_of_texts_held_out_are_those_of_the_network(tiny):
+    scores = []
+
+    def judge(estimator, X, y):
+        given = estimator.decision_function(X)
+        run = estimator.decision_function(list(X))  # another list: it is run
+        scores.append(np.abs(given - run).max())
+        half = estimator.decision_function(X[:3])
+        np.testing.assert_allclose(half, given[:3], atol=1e-4)
+        return float((estimator.predict(X) == y).mean())
+
+    options = {"early_stopping": True, "validation_fraction": 0.3, "scoring": judge}
+    make(tiny, **options).fit(TEXTS, NAMES)
+    assert len(scores) == 2
+    assert max(scores) < 1e-4
+
+
+def test_a_scorer_that_cannot_judge_is_refused_before_training(tiny, tmp_path):
+    texts = [f"{text} {i}" for i in range(4) for text in TEXTS]
+    y = np.resize(["p", "n"], len(texts)).astype(object)
+    y[:3] = "rare"
+    options = {"early_stopping": True, "checkpoint_dir": tmp_path, "random_state": 1}
+    message = r"cannot judge the 10 texts that early_stopping holds out \(ValueError: "
+    for scoring in ("neg_log_loss", "roc_auc"):
+        with pytest.raises(ValueError, match=message):
+            make(tiny, scoring=scoring, **options).fit(texts, y)
+    assert not list(tmp_path.glob("*.safetensors"))
+
+
+def test_a_network_is_freed_with_its_classifier(tiny):
+    classifier = make(tiny).fit(TEXTS, NAMES)
+    classifier.predict(TEXTS)
+    network = weakref.ref(classifier._network())
+    gc.collect()
+    gc.disable()
+    try:
+        del classifier
+        assert network() is None
+    finally:
+        gc.enable()
+
+
+def test_fits_in_threads_leave_transformers_as_loud_as_it_was(tiny):
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    with joblib.parallel_config(backend="threading", n_jobs=3):
+        cross_val_score(make(tiny, max_iter=1), TEXTS, BINARY, cv=6)
+    assert logging.get_verbosity() == before
+
+
+def test_what_a_checkpoint_declares_beyond_pooling_is_not_left_out(tiny, tmp_path):
+    place = tmp_path / "dense"
+    shutil.copytree(tiny, place)
+    kinds = {"Transformer": "", "Pooling": "1_Pooling", "Dense": "2_Dense"}
+    modules = [
+        {"idx": i, "name": str(i), "path": path, "type": f"a.models.{kind}"}
+        for i, (kind, path) in enumerate(kinds.items())
+    ]
+    (place / "modules.json").write_text(json.dumps(modules))
+    (place / "1_Pooling").mkdir()
+    (place / "1_Pooling" / "config.json").write_text('{"pooling_mode": "cls"}')
+    message = r"declares Dense for .* which BertFineTuneClassifier does not apply"
+    with pytest.raises(ValueError, match=message):
+        make(str(place)).fit(TEXTS, BINARY)
+    assert make(str(place), pooling="cls").fit(TEXTS, BINARY).pooling_ == ("cls",)
+
+
+def test_a_checkpoint_directory_may_be_in_the_home(tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    make(tiny, checkpoint_dir="~/run").fit(TEXTS, BINARY).save("~/saved")
+    assert (tmp_path / "run" / "checkpoint.safetensors").is_file()
+    BertFineTuneClassifier.load("~/saved").predict(TEXTS)
+    with pytest.raises(ValueError, match=r"checkpoint_dir must be .* got ''"):
+        make(tiny, checkpoint_dir="").fit(TEXTS, BINARY)
 
 
 def test_held_out_labels_are_part_of_a_run(tiny, tmp_path):
@@ -945,9 +1178,7 @@ def test_a_pooling_that_sklearn_bert_does_not_have_is_named(tiny, monkeypatch):
         return replace(checkpoint, declared=declared)
 
     monkeypatch.setattr(estimators, "find_checkpoint", declaring)
-    with pytest.raises(
-        ValueError, match=r"declares the pooling lasttoken, .* Name one"
-    ):
+    with pytest.raises(ValueError, match=r"declares lasttoken for .* Name a pooling"):
         make(tiny).fit(TEXTS, BINARY)
 
 

@@ -121,13 +121,13 @@ def test_best_keeps_the_model_and_all_other_parameters(tiny, tmp_path):
 
 
 def test_numbers_without_a_regressor_are_refused_with_the_cure(tiny):
-    with pytest.raises(ValueError, match=r"pass a regressor, such as estimator=Ridge"):
+    with pytest.raises(ValueError, match=r"such as estimator=make_pipeline.*Ridge"):
         layer_sweep(TEXTS, np.arange(64) / 7, model=tiny)
 
 
 def test_several_labels_per_row_need_an_estimator_for_them(tiny):
     y = np.eye(2, dtype=int)[[0, 1] * 32]
-    with pytest.raises(ValueError, match=r"2 labels per row, .*=OneVsRest"):
+    with pytest.raises(ValueError, match=r"2 labels per row, .*OneVsRest"):
         layer_sweep(TEXTS, y, model=tiny)
     several = OneVsRestClassifier(LogisticRegression())
     sweep = layer_sweep(TEXTS, y, model=tiny, estimator=several, layers=[0, 1])

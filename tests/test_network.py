@@ -23,6 +23,7 @@ from sklearn_bert.attention import PACKED
 from sklearn_bert.checkpoint import find_checkpoint
 from sklearn_bert.encoder import Encoder, Plan
 from sklearn_bert.network import Network, _rounded
+from sklearn_bert.tokenizer import ProcessWide
 
 LAYOUTS = {
     "bert": "packed",
@@ -686,15 +687,14 @@ def test_workers_get_batches_of_like_size_and_as_many(load, monkeypatch, three_w
     assert max(sizes) - min(sizes) <= 2 * 42
 
 
-def test_full_float32_is_put_back_when_the_last_thread_leaves(monkeypatch):
+def test_a_setting_is_taken_back_when_the_last_thread_leaves():
     settings = ["asked"]
 
     def set_full():
         settings.append("full")
         return lambda: settings.append("asked")
 
-    monkeypatch.setattr(sklearn_bert.network, "_set_full_float32", set_full)
-    guard = sklearn_bert.network._FullFloat32()
+    guard = ProcessWide(set_full)
     with guard, ThreadPoolExecutor(1) as pool:
         pool.submit(guard.__enter__).result()
     assert settings == ["asked", "full"]

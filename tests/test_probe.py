@@ -24,14 +24,21 @@ from sklearn.ensemble import (
 )
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.linear_model import LogisticRegression, RidgeClassifier, SGDClassifier
-from sklearn.metrics import log_loss
-from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_score
+from sklearn.metrics import get_scorer, log_loss
+from sklearn.model_selection import (
+    GridSearchCV,
+    GroupKFold,
+    KFold,
+    StratifiedKFold,
+    cross_val_score,
+)
 from sklearn.multiclass import OneVsRestClassifier
+from sklearn.multioutput import ClassifierChain, MultiOutputClassifier
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from sklearn.svm import SVC
+from sklearn.svm import SVC, NuSVC
 from sklearn.utils import compute_class_weight
 from sklearn.utils.estimator_checks import check_estimator, parametrize_with_checks
 
@@ -503,6 +510,136 @@ def test_what_learns_from_several_labels_weighs_each_by_itself(tiny, params):
     np.testing.assert_array_equal(
         pickle.loads(pickle.dumps(balanced)).predict(TEXTS), balanced.predict(TEXTS)
     )
+
+
+@pytest.mark.parametrize(
+    "params", [{"head": "mlp"}, {"head": "mlp", "dropout": 0.5}, {}]
+)
+def test_texts_of_weight_zero_are_left_out_by_every_head(tiny, params):
+    texts = [f"{text} {i}" for i in range(9) for text in TEXTS][:201]
+    y = np.resize(BINARY, 201)
+    weights = np.r_[np.zeros(40), np.ones(161)]
+    probe = BertProbeClassifier(tiny, random_state=0, **params)
+    weighted = clone(probe).fit(texts, y, sample_weight=weights)
+    without = clone(probe).fit(texts[40:], y[40:])
+    np.testing.assert_allclose(
+        weighted.predict_proba(texts), without.predict_proba(texts), atol=1e-4
+    )
+
+
+def test_a_block_of_texts_of_weight_zero_does_no_harm(tiny, monkeypatch):
+    monkeypatch.setattr("sklearn_bert.heads._SCALER_ROWS", 8)
+    weights = np.r_[np.zeros(9), np.ones(15)]
+    for part in (weights, weights[::-1]):
+        BertProbeClassifier(tiny).fit(TEXTS, BINARY, sample_weight=part)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [RandomForestClassifier(5, random_state=0), KNeighborsClassifier(3), "linear"],
+)
+def test_scorers_see_two_labels_as_two(tiny, head):
+    probe = BertProbeClassifier(tiny, head=head, C=1.0).fit(TEXTS, INDICATOR)
+    Z = BertVectorizer(tiny).fit_transform(TEXTS)
+    plain = LogisticRegression(C=1.0) if head == "linear" else clone(head)
+    if head == "linear":
+        plain = MultiOutputClassifier(plain)
+    plain = make_pipeline(StandardScaler(), plain).fit(Z, INDICATOR)
+    assert probe.classes_.tolist() == [[0, 1], [0, 1]]
+    for scoring in ("roc_auc", "average_precision"):
+        scorer = get_scorer(scoring)
+        expected = scorer(plain, Z, INDICATOR)
+        assert scorer(probe, TEXTS, INDICATOR) == pytest.approx(expected, abs=1e-6)
+    chosen = clone(probe).set_params(layer="cv", cv=KFold(2), scoring="roc_auc")
+    assert np.isfinite(chosen.fit(TEXTS, INDICATOR).cv_scores_).all()
+
+
+@pytest.mark.parametrize("head", [MultiOutputClassifier, ClassifierChain])
+def test_heads_made_for_several_labels_are_given_all(tiny, head):
+    probe = BertProbeClassifier(tiny, head=head(LogisticRegression()))
+    probe.fit(TEXTS, INDICATOR)
+    assert isinstance(probe.head_[-1], head)
+    assert probe.predict(TEXTS).shape == probe.predict_proba(TEXTS).shape == (24, 2)
+
+
+def test_each_label_weighs_its_classes_by_itself_with_any_head(tiny):
+    for head in (SVC(), NuSVC(nu=0.1), RandomForestClassifier(3)):
+        probe = BertProbeClassifier(tiny, head=head, class_weight="balanced")
+        assert probe.fit(TEXTS, INDICATOR).predict(TEXTS).shape == (24, 2)
+    probe = BertProbeClassifier(tiny, class_weight=[{0: 0, 1: 0}, {0: 1, 1: 1}])
+    with pytest.raises(ValueError, match=r"leave no text of label 0 any weight"):
+        probe.fit(TEXTS, INDICATOR)
+
+
+def test_classes_without_a_weight_of_their_own_weigh_one(tiny):
+    y = np.column_stack([INDICATOR, np.arange(24) == 3]).astype(int)
+    probe = BertProbeClassifier(tiny, class_weight={1: 5}, layer="cv", cv=3)
+    probe.fit(TEXTS, y)
+    names = NAMES.astype(object)
+    names[5] = "rare"
+    given, whole = (
+        clone(probe).set_params(class_weight=weights, cv=KFold(3)).fit(TEXTS, names)
+        for weights in ({"rare": 5}, {"rare": 5, "good": 1, "fine": 1, "bad": 1})
+    )
+    np.testing.assert_array_equal(given.cv_scores_, whole.cv_scores_)
+    with pytest.raises(ValueError, match=r"weight for 'bat', which is no class of y"):
+        clone(probe).set_params(class_weight={"bat": 2}).fit(TEXTS, NAMES)
+
+
+def test_texts_of_weight_zero_choose_no_layer(tiny):
+    texts = [*TEXTS, *(f"{text} yes" for text in TEXTS)]
+    y, weights = np.r_[BINARY, 1 - BINARY], np.r_[np.ones(24), np.zeros(24)]
+    folds = StratifiedKFold(3, shuffle=True, random_state=0)
+    probe = BertProbeClassifier(tiny, layer="cv", cv=folds, C=1.0)
+    probe.fit(texts, y, sample_weight=weights)
+    kept = [
+        (train[train < 24], test[test < 24]) for train, test in folds.split(texts, y)
+    ]
+    without = clone(probe).set_params(cv=kept).fit(TEXTS, BINARY)
+    np.testing.assert_allclose(probe.cv_scores_, without.cv_scores_)
+
+
+def test_a_fold_that_cannot_be_learned_from_is_named(tiny, work):
+    probe = BertProbeClassifier(tiny, layer="cv", cv=5)
+    weights = np.r_[1, 0, 1, 1, [0, 0, 1, 1] * 5]
+    with pytest.raises(ValueError, match=r"A fold of cv without the texts of weight 0"):
+        probe.fit(TEXTS, BINARY, sample_weight=weights)
+    with pytest.raises(ValueError, match=r"cv=GroupKFold.*cv=list\(cv.split\(X, y, g"):
+        probe.set_params(cv=GroupKFold(3)).fit(TEXTS, BINARY)
+    with pytest.raises(ValueError, match=r"cv=30 makes no folds of 24 texts: .*fewer"):
+        probe.set_params(cv=30).fit(TEXTS, BINARY)
+    assert work().n_texts == 0
+    groups = np.arange(24) % 4
+    folds = list(GroupKFold(4).split(TEXTS, BINARY, groups))
+    assert probe.set_params(cv=folds).fit(TEXTS, BINARY).cv_scores_.shape == (3, 4)
+
+
+@pytest.mark.parametrize(
+    ("params", "error", "message"),
+    [
+        ({"head": KNeighborsClassifier(), "class_weight": "balanced"}, ValueError,
+         r"takes no sample_weight in fit"),
+        ({"head": None}, TypeError, r"head must be 'linear', 'mlp' or a .* got None"),
+        ({"head": 3}, TypeError, r"head must be 'linear', 'mlp' or a .* got 3"),
+        ({"random_state": "a"}, ValueError, r"'a' cannot be used to seed"),
+        ({"class_weight": "balance"}, ValueError, r"class_weight must be a dict, 'bal"),
+        ({"class_weight": [{0: 1}]}, ValueError, r"class_weight must be a dict, 'bal"),
+    ],
+)  # fmt: skip
+def test_what_the_head_refuses_costs_no_pass(tiny, work, params, error, message):
+    with pytest.raises(error, match=message):
+        BertProbeClassifier(tiny, **params).fit(TEXTS, BINARY)
+    assert work().n_texts == 0
+
+
+def test_an_indicator_may_be_a_frame_of_several_types(tiny):
+    pd = pytest.importorskip("pandas")
+    expected = BertProbeClassifier(tiny).fit(TEXTS, INDICATOR).predict_proba(TEXTS)
+    mixed = pd.DataFrame({"a": INDICATOR[:, 0], "b": INDICATOR[:, 1].astype(bool)})
+    frames = [pd.DataFrame(INDICATOR, dtype=kind) for kind in ("Int64", "boolean")]
+    for y in (mixed, *frames):
+        found = BertProbeClassifier(tiny).fit(TEXTS, y).predict_proba(TEXTS)
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_the_mlp_repeats_bitwise_and_fits_what_no_line_separates(tiny, monkeypatch):

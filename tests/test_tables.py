@@ -262,8 +262,23 @@ def test_labels_are_text_unless_all_are_numbers(write):
     texts, labels = read_labelled(write("a.jsonl", jsonl_of([("a", 1), ("b", 2)])))
     assert labels.dtype.kind == "i"
     _, labels = read_labelled(write("b.jsonl", jsonl_of([("a", 1), ("b", "2")])))
-    assert labels.tolist() == ["1", "2"]
+    assert labels.tolist() == [1, 2]
     assert texts == ["a", "b"]
+    _, labels = read_labelled(write("c.jsonl", jsonl_of([("a", 1), ("b", "x")])))
+    assert labels.tolist() == ["1", "x"]
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        (["0", "1"], [0, 1]), (["-1", "12"], [-1, 12]), (["007", "1"], ["007", "1"]),
+        (["1", "1.5"], ["1", "1.5"]), (["1", "yes"], ["1", "yes"]),
+    ],
+)  # fmt: skip
+def test_whole_numbers_of_a_text_file_are_numbers_as_in_a_frame(write, written, read):
+    rows = list(zip("ab", written, strict=True))
+    _, labels = read_labelled(write("a.csv", csv_of(rows)))
+    assert labels.tolist() == read
 
 
 def test_a_sample_is_seeded_in_order_and_even(write):

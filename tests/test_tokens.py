@@ -20,6 +20,7 @@ from sklearn.metrics import make_scorer
 from sklearn.model_selection import (
     GridSearchCV,
     KFold,
+    StratifiedKFold,
     cross_val_predict,
     cross_val_score,
     cross_validate,
@@ -506,6 +507,52 @@ def test_score_counts_words_not_texts(lexicon):
     weights = np.zeros(len(WORDS))
     weights[3] = 1.0  # a text of three words
     assert tagger.score(WORDS, wrong, sample_weight=weights) == pytest.approx(1 / 3)
+
+
+def test_a_layer_of_words_is_chosen_by_scores_that_are_numbers(tiny, work):
+    tagger = BertTokenProbeClassifier(tiny, layer="cv", cv=3)
+    with pytest.raises(ValueError, match=r"of layer 0 is nan in fold 0 of cv, which"):
+        clone(tagger).set_params(scoring=lambda *_: np.nan).fit(WORDS, TAGS)
+    before = work().n_texts
+    for cv, message in [
+        ([], r"cv=\[\] has no folds"),
+        (30, r"cv=30 makes no folds of"),
+        (StratifiedKFold(3), r"Texts have no class to split by"),
+    ]:
+        with pytest.raises((TypeError, ValueError), match=message):
+            clone(tagger).set_params(cv=cv).fit(WORDS, TAGS)
+    assert work().n_texts == before
+    with pytest.raises(ValueError, match=r"of layer 0 is nan in fold 0 of cv, which h"):
+        tagger.fit([[]] * 30 + list(WORDS), [[]] * 30 + list(TAGS))
+
+
+def test_texts_of_weight_zero_choose_no_layer_of_words(tiny):
+    folds = [(np.arange(4, 8), np.arange(4)), (np.arange(4), np.arange(4, 8))]
+    words, tags = list(WORDS)[:8], list(TAGS)[:8]
+    weights = np.array([1, 1, 1, 0, 1, 0, 1, 1])
+    tagger = BertTokenProbeClassifier(tiny, layer="cv", cv=folds)
+    tagger.fit(words, tags, sample_weight=weights)
+    kept = [tuple(part[weights[part] > 0] for part in fold) for fold in folds]
+    without = clone(tagger).set_params(cv=kept).fit(words, tags)
+    np.testing.assert_allclose(tagger.cv_scores_, without.cv_scores_)
+
+
+def test_tags_may_come_in_columns_of_lists(tiny):
+    expected = BertTokenProbeClassifier(tiny).fit(WORDS, TAGS).predict(WORDS)
+    for module in ("pandas", "polars", "pyarrow"):
+        frames = pytest.importorskip(module)
+        column = frames.array if module == "pyarrow" else frames.Series
+        words, tags = column(list(map(list, WORDS))), column(list(map(list, TAGS)))
+        found = BertTokenProbeClassifier(tiny).fit(words, tags).predict(words)
+        assert found == expected
+        if module == "pandas":
+            frame = frames.DataFrame({"words": words, "tags": tags})
+            found = BertTokenProbeClassifier(tiny).fit(
+                frame[["words"]], frame[["tags"]]
+            )
+            assert found.predict(words) == expected
+            with pytest.raises(ValueError, match=r"^y must be one column of lists of"):
+                BertTokenProbeClassifier(tiny).fit(words, frame)
 
 
 def test_mix_gives_weights_and_cv_scores_of_every_layer(tiny):

@@ -629,7 +629,7 @@ def test_what_a_killed_save_left_is_swept(plain, tmp_path):
 
 def test_scores_that_are_all_nan_stop_as_if_none_got_better(plain):
     with pytest.warns(UserWarning, match=r"score of epoch 1 is NaN") as caught:
-        trainer = train(plain, max_iter=5, n_iter_no_change=2, score=lambda: math.nan)
+        trainer = train(plain, max_iter=5, n_iter_no_change=2, score=lambda _: math.nan)
     assert len(trainer.history) == 2
     assert len(caught) == 1
     assert trainer.best_epoch is None
@@ -639,7 +639,7 @@ def test_a_score_of_nan_is_never_the_best(plain):
     scores = iter([math.nan, 0.7, 0.8])
     with pytest.warns(UserWarning, match=r"score of epoch 1 is NaN"):
         trainer = train(
-            plain, max_iter=3, n_iter_no_change=3, score=lambda: next(scores)
+            plain, max_iter=3, n_iter_no_change=3, score=lambda _: next(scores)
         )
     assert trainer.best_epoch == 3
 
@@ -727,7 +727,7 @@ def test_patience_begins_when_the_last_block_is_unfrozen(plain):
     scores = iter([0.9, *[0.5] * 9])
     options = {"unfreezing": "gradual", "n_frozen": 0, "max_iter": 9}
     trainer = train(
-        plain, **options, n_iter_no_change=2, score=lambda: next(scores)
+        plain, **options, n_iter_no_change=2, score=lambda _: next(scores)
     )  # fmt: skip
     assert [epoch["n_frozen"] for epoch in trainer.history] == [3, 2, 1, 0, 0]
     assert trainer.best_epoch == 1
@@ -793,7 +793,7 @@ def test_a_trained_query_pools_by_a_softmax_over_scaled_products(plain):
 
 def scores_in(values):
     given = iter(values)
-    return lambda: next(given)
+    return lambda _: next(given)
 
 
 @pytest.mark.parametrize(

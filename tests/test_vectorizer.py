@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from sklearn.pipeline import Pipeline
 
-from sklearn_bert import BertVectorizer
+from sklearn_bert import BertVectorizer, features
 from sklearn_bert.datasets import make_tiny_encoder
+from sklearn_bert.exceptions import CutWarning
 from sklearn_bert.request import Request
 from sklearn_bert.store import FeatureStore, StoreWarning, store_location
 
@@ -123,6 +125,7 @@ def test_numpy_scalars_are_parameter_values_like_any_other(tiny):
     )
     with cut_warning():
         expected = plain.fit_transform(TEXTS)
+    features.forget_cut_texts()
     with cut_warning():
         np.testing.assert_array_equal(given.fit_transform(TEXTS), expected)
 
@@ -297,11 +300,26 @@ def test_cut_texts_are_counted_in_one_warning(tiny):
     assert caught[0].filename == __file__
 
 
+@pytest.mark.filterwarnings("ignore:.* encoded for the third time")
+def test_cut_texts_are_told_of_once_and_others_again(tiny):
+    vectorizer = BertVectorizer(tiny, max_length=8).fit(TEXTS)
+    long = [text for text in dict.fromkeys(TEXTS) if len(text.split()) > 8]
+    with cut_warning():
+        vectorizer.transform(TEXTS)
+    clone(vectorizer).fit_transform(long)  # a fold
+    with pytest.warns(CutWarning, match=r"^1 of 1 texts .* and were cut") as caught:
+        vectorizer.transform(["a text of more words than there were before"])
+    assert (caught[0].message.n_cut, caught[0].message.n_lost) > (0, 0)
+    with pytest.warns(CutWarning):  # of which other tokens are lost
+        BertVectorizer(tiny, max_length=7, layer=1).fit_transform(long)
+
+
 def test_the_warning_is_given_from_the_store_too(tiny, tmp_path, work):
     vectorizer = BertVectorizer(tiny, max_length=8, memory=tmp_path)
     with cut_warning():
         vectorizer.fit_transform(TEXTS)
     before = work().n_passes
+    features.forget_cut_texts()  # another process has told nobody
     with cut_warning():
         vectorizer.transform(TEXTS)
     assert work().n_passes == before

@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from ..features import CutWarning
+from ..exceptions import CutWarning
+from ..features import forget_cut_texts
 from ..vectorizer import BertVectorizer
 from ._output import Output, Part
 from ._rows import Digest, Rows, RowsOfPart, name_of
@@ -142,6 +143,7 @@ class Run:
     @contextlib.contextmanager
     def _warnings_into(self, facts: Counter[str]) -> Iterator[None]:
         """Count what was cut; let other warnings through, each once per run."""
+        forget_cut_texts()  # each part counts its own
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             yield

@@ -42,7 +42,7 @@ DECIDED = ("layer", "layer_combination", "pooling", "normalize")
 FloatArray = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LayerGeometry:
     """The shape of the features of every layer under every pooling.
 
@@ -87,7 +87,7 @@ class LayerGeometry:
     n_texts: int
     n_texts_encoded: int
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         """Return the table: a row per pooling and layer."""
         lines = [
             "pooling       layer   anisotropy      eff. rank  90 %  outliers   norm"
@@ -204,7 +204,7 @@ def _measure(features: NDArray[np.float32], name: str) -> dict[str, float]:
     }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LayerSimilarity:
     """How alike the layers of an encoder are, two by two.
 
@@ -232,7 +232,7 @@ class LayerSimilarity:
     n_texts: int
     n_texts_encoded: int
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         """Return the matrix, with layers above and beside it."""
         lines = ["layer " + "".join(f"{layer:7d}" for layer in self.layers)]
         for layer, row in zip(self.layers, self.matrix, strict=True):

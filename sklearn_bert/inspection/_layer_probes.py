@@ -45,7 +45,7 @@ DECIDED = ("layer", "layer_combination")
 _METRICS = ("accuracy", "selectivity", "mdl")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LayerProbes:
     """Probing metrics of every layer of an encoder.
 
@@ -94,7 +94,7 @@ class LayerProbes:
             if result is not None
         )
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         """Return the table, a row per layer; * is the best of each column."""
         columns: dict[str, tuple[list[float], str, int]] = {}
         if self.accuracies is not None:

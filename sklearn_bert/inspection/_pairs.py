@@ -28,7 +28,7 @@ DECIDED = ("layer", "layer_combination", "pooling", "normalize")
 FloatArray = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PairComparison:
     """Cosines of similar and dissimilar pairs under every layer and pooling.
 
@@ -76,7 +76,7 @@ class PairComparison:
             [[roc_auc_score(is_similar, cell) for cell in row] for row in cosines]
         )
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         """Return the table: a row per pooling and layer."""
         lines = ["pooling       layer  similar  dissimilar   margin    AUC"]
         auc, margin = self.auc, self.margin

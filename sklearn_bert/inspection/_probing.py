@@ -42,7 +42,7 @@ __all__ = [
 _FRACTIONS = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.0625, 0.125, 0.25, 0.5, 1.0)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Selectivity:
     """Held-out accuracy on a task and on its control task, on the same rows.
 
@@ -76,7 +76,7 @@ class Selectivity:
         """Mean accuracy on the task minus that on the control task."""
         return self.accuracy - self.control_accuracy
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         """Return the three numbers, and on what they were measured."""
         spread = float((self.accuracies - self.control_accuracies).std())
         return (
@@ -87,7 +87,7 @@ class Selectivity:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class DescriptionLength:
     """Length in bits of labels, given features, under the online code.
 
@@ -129,7 +129,7 @@ class DescriptionLength:
         """Mean bits of a label in each portion, shape (n_portions,)."""
         return self.portion_bits / np.diff(self.portion_ends, prepend=0)
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         """Return the code length, and a line per portion."""
         lines = [
             f"{self.codelength:,.0f} bits, uniform code {self.uniform_codelength:,.0f} "

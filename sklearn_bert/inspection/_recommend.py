@@ -41,7 +41,7 @@ class _Measured(NamedTuple):
 
 
 _MEASURED = {
-    DEFAULT_MODEL: _Measured(6, 256, 102, 12 * 325, 32_000),
+    DEFAULT_MODEL: _Measured(6, 256, 119, 13 * 325, 32_000),
     "google-bert/bert-base-uncased": _Measured(12, 512, 21, 21 * 34, 120_000),
 }
 
@@ -96,7 +96,7 @@ class Reason(NamedTuple):
     source: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Recommendation:
     """What to begin with, and why.
 
@@ -126,7 +126,7 @@ class Recommendation:
     reasons: tuple[Reason, ...]
     first: dict[str, Any] | None = None
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         """Return the choices, the reasons with their sources, and what decides."""
         lines = [call_of(self.estimator, self.params), ""]
         for name in ("approach", "layer", "pooling", "head"):
@@ -196,6 +196,7 @@ default="classification"
         What must be reached for new texts. If a CPU is too slow for the whole encoder,
         a lower layer is recommended, which costs less.
     device : {"cpu", "cuda", "mps"}, default="cpu"
+        "cuda:1" and "gpu" are "cuda".
         Where the encoder runs. Training it is recommended on a CPU only if
         `is_far_domain` or `every_point_counts`.
     reuses_features : bool, default=False
@@ -249,6 +250,7 @@ default="classification"
             check_integer(name, value, minimum=1)
     if texts_per_second is not None:
         check_positive("texts_per_second", texts_per_second)
+    device = "cuda" if device == "gpu" else str(device).partition(":")[0]
     check_choice("device", device, ("cpu", "cuda", "mps"))
     for name, flag in (
         ("reuses_features", reuses_features), ("is_far_domain", is_far_domain),

@@ -47,7 +47,7 @@ DECIDED = ("layer", "layer_combination", "pooling")
 Cell = tuple[Any, str]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SweepComparison:
     """Paired comparison of two cells of a sweep, by the corrected resampled t-test.
 
@@ -73,7 +73,7 @@ class SweepComparison:
     p_value: float
     confidence: float = 0.95
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         """Return a line: the cells, and the numbers."""
         cell, reference = name_of_cell(self.cell), name_of_cell(self.reference)
         return f"{cell}, minus {reference}: {self.numbers}"
@@ -89,7 +89,7 @@ class SweepComparison:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LayerSweep:
     """Scores of a classifier on every layer under every pooling.
 
@@ -279,7 +279,7 @@ class LayerSweep:
             "score and\nthe differences are optimistic.",
         ]
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         """Return the tables, a row per layer and a column per pooling, and the tests.
 
         With an untrained encoder a second table follows. The lines below compare the
@@ -452,13 +452,15 @@ def layer_sweep(
     if estimator is None and type_of_target(y).startswith("continuous"):
         raise ValueError(
             "y holds numbers, and the default estimator is a classifier; pass a "
-            "regressor, such as estimator=Ridge()."
+            "regressor of standardized features, such as "
+            "estimator=make_pipeline(StandardScaler(), Ridge(100))."
         )
     if estimator is None and y.ndim > 1 and y.shape[1] > 1:
         raise ValueError(
             f"y holds {y.shape[1]} labels per row, and the default estimator learns "
             "one; pass an estimator for several, such as "
-            "estimator=OneVsRestClassifier(LogisticRegression())."
+            "estimator=make_pipeline(StandardScaler(), "
+            "OneVsRestClassifier(LogisticRegression(C=0.01)))."
         )
     if estimator is None:
         estimator = default_classifier()

@@ -50,7 +50,7 @@ def _write_untrained(checkpoint: Checkpoint, directory: Path, seed: int) -> None
     import torch
     from transformers import AutoConfig, AutoModel
 
-    from ..tokenizer import quiet
+    from ..tokenizer import QUIET
 
     for file in Path(checkpoint.directory).iterdir():
         # modules.json names directories; what it declares is known by now.
@@ -64,7 +64,7 @@ def _write_untrained(checkpoint: Checkpoint, directory: Path, seed: int) -> None
         network = AutoModel.from_config(config, dtype=torch.float32, **remote)
     finally:
         torch.set_rng_state(state)
-    with tempfile.TemporaryDirectory() as place, quiet():
+    with tempfile.TemporaryDirectory() as place, QUIET:
         network.save_pretrained(place)  # also writes a configuration of its own
         for file in Path(place).iterdir():
             if file.name.endswith(_WEIGHTS):

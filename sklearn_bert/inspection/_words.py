@@ -75,7 +75,15 @@ class Sample:
         """Return the rows to train on and to score, split by split."""
         if self.n_words is not None:
             return splits_over_texts(cv, self.n_words)
-        return list(check_cv(cv, y, classifier=classifier).split(self.texts, y))
+        try:
+            return list(check_cv(cv, y, classifier=classifier).split(self.texts, y))
+        except (TypeError, ValueError) as error:
+            if "groups" not in str(error):
+                raise
+            raise ValueError(
+                f"cv={cv!r} splits by groups, which layer_sweep does not take. Pass "
+                "the folds themselves: cv=list(cv.split(X, y, groups))."
+            ) from error
 
 
 def splits_over_texts(cv: Any, n_words: NDArray[np.intp]) -> Splits:

@@ -69,10 +69,11 @@ def grid_space(
         all, four poolings and six strengths: 288 candidates for 6 layers.
     prefix : str, optional
         Step of the encoder in the pipeline that is searched, with two underscores:
-        ``"bert__"`` by default, "" if the estimator is searched by itself.
+        ``"bert__"`` by default, "" if the estimator is searched by itself, as a
+        `BertProbeClassifier` given here is.
     C : str or None, default="clf__C"
         Name of the parameter that is the inverse penalty of the classifier, for
-        standardised features. None leaves it out.
+        standardised features; "C" of a `BertProbeClassifier`. None leaves it out.
 
     Returns
     -------
@@ -206,6 +207,8 @@ def plain_space(
 def _space(encoder: Any, size: str, prefix: str, C: str | None) -> _Space:
     """Say what is searched of an encoder."""
     check_choice("size", size, ("small", "full"))
+    if isinstance(encoder, BertProbeClassifier) and (prefix, C) == ("bert__", "clf__C"):
+        prefix, C = "", "C"  # it is searched by itself
     estimator = _estimator_of(encoder, prefix, C)
     n_layers = _n_layers(estimator)
     is_full = size == "full"
