@@ -2,7 +2,8 @@
 
 `pack_linears` swaps every ``nn.Linear`` below a module for one whose weight oneDNN has
 laid out once, for its matrix kernels. The GELU that follows, where the architecture is
-known to have one there, is applied by oneDNN with AVX-512, and in place without. The
+known to have one there, is applied by oneDNN with AVX-512, and in place without; the
+one by tanh, which transformers spells out in several operations, by torch's own. The
 network stays transformers' own. Packing uses operators that are private to torch, so it
 is tried, never assumed: the caller compares the swapped network with the plain one and
 takes the swap back with `unpack` if a number differs.
@@ -27,6 +28,12 @@ _FOLLOWED_BY_GELU = {
     ("ffn", "activation"),  # ALBERT
 }
 
+# Classes of transformers, and the GELU that each is.
+_GELUS = {
+    "GELUActivation": "gelu", "NewGELUActivation": "tanh", "FastGELUActivation": "tanh",
+    "GELUTanh": "tanh",
+}  # fmt: skip
+
 Swap = tuple[nn.Module, str, nn.Module]  # parent, name, what was there
 
 
@@ -37,8 +44,8 @@ class PackedLinear(nn.Module):
     ----------
     linear : nn.Linear
         On the CPU.
-    activation : {"none", "gelu"}
-        Applied to the result; "gelu" is the exact one.
+    activation : {"none", "gelu", "tanh"}
+        Applied to the result; "gelu" is the exact one, "tanh" its approximation.
     """
 
     def __init__(self, linear: nn.Linear, activation: str) -> None:
@@ -47,7 +54,7 @@ class PackedLinear(nn.Module):
         self.packed = torch.ops.mkldnn._reorder_linear_weight(weight, _ROWS)
         self.bias = None if linear.bias is None else linear.bias.detach()
         self.activation = activation
-        self.is_fused = activation != "none" and _fuses_well()
+        self.is_fused = activation == "gelu" and _fuses_well()
 
     def forward(self, states: Tensor) -> Tensor:
         """Return activation(states @ weight.T + bias)."""
@@ -55,8 +62,9 @@ class PackedLinear(nn.Module):
         result: Tensor = torch.ops.mkldnn._linear_pointwise(
             states, self.packed, self.bias, activation, [], "none"
         )
-        if self.activation == "gelu" and not self.is_fused:
-            result = torch.ops.aten.gelu_(result)
+        if self.activation != "none" and not self.is_fused:
+            approximate = "tanh" if self.activation == "tanh" else "none"
+            result = torch.ops.aten.gelu_(result, approximate=approximate)
         return result
 
 
@@ -75,10 +83,10 @@ def pack_linears(modules: list[nn.Module]) -> list[Swap]:
     swaps: list[Swap] = []
     try:
         for parent in [p for module in modules for p in module.modules()]:
-            fused = _linear_before_gelu(parent)
+            fused, kind = _linear_before_gelu(parent)
             for name, child in list(parent.named_children()):
                 if type(child) is nn.Linear:
-                    activation = "gelu" if name == fused else "none"
+                    activation = kind if name == fused else "none"
                     setattr(parent, name, PackedLinear(child, activation))
                     swaps.append((parent, name, child))
             for linear, gelu in _FOLLOWED_BY_GELU:
@@ -97,13 +105,13 @@ def unpack(swaps: list[Swap]) -> None:
         setattr(parent, name, original)
 
 
-def _linear_before_gelu(parent: nn.Module) -> str | None:
-    """Return the name of the linear layer of parent that an exact GELU follows."""
+def _linear_before_gelu(parent: nn.Module) -> tuple[str | None, str]:
+    """Return the name of the linear layer of parent that a GELU follows, and which."""
     for linear, gelu in _FOLLOWED_BY_GELU:
         follower: Any = getattr(parent, gelu, None)
-        is_exact = type(follower).__name__ == "GELUActivation" or (
-            isinstance(follower, nn.GELU) and follower.approximate == "none"
-        )
-        if is_exact and type(getattr(parent, linear, None)) is nn.Linear:
-            return linear
-    return None
+        kind = _GELUS.get(type(follower).__name__, "")
+        if isinstance(follower, nn.GELU):
+            kind = "gelu" if follower.approximate == "none" else follower.approximate
+        if kind and type(getattr(parent, linear, None)) is nn.Linear:
+            return linear, kind
+    return None, "none"

@@ -10,6 +10,7 @@ from scipy import stats
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import (
     GridSearchCV,
+    GroupKFold,
     KFold,
     ShuffleSplit,
     cross_val_score,
@@ -118,6 +119,22 @@ def test_best_keeps_the_model_and_all_other_parameters(tiny, tmp_path):
     sweep = layer_sweep(TEXTS, LABELS, model=tiny, cv=2, **given)
     assert sweep.best == {**given, **sweep.best}
     assert BertVectorizer(**sweep.best).fit_transform(TEXTS).shape == (64, 32)
+
+
+def test_folds_of_groups_are_given_as_they_are(tiny):
+    groups = np.arange(64) % 4
+    with pytest.raises(
+        ValueError, match=r"cv=GroupKFold.*cv=list\(cv\.split\(X, y, gr"
+    ):
+        layer_sweep(TEXTS, LABELS, model=tiny, cv=GroupKFold(2))
+    folds = list(GroupKFold(2).split(TEXTS, LABELS, groups))
+    assert layer_sweep(TEXTS, LABELS, model=tiny, cv=folds).scores.shape[-1] == 2
+
+
+def test_a_sweep_shows_itself_as_its_table(tiny):
+    sweep = layer_sweep(TEXTS, LABELS, model=tiny, cv=2)
+    assert repr(sweep) == str(sweep)
+    assert repr(sweep).startswith("layer ")
 
 
 def test_numbers_without_a_regressor_are_refused_with_the_cure(tiny):

@@ -4,6 +4,7 @@ import pytest
 import torch
 from checkpoints import build_checkpoint
 from torch import nn
+from transformers.activations import ACT2FN
 
 from sklearn_bert.checkpoint import find_checkpoint
 from sklearn_bert.encoder import Encoder, Plan
@@ -35,22 +36,48 @@ def test_a_gelu_is_the_exact_one_fused_or_not(monkeypatch, capability):
     torch.testing.assert_close(layer(states), expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "name", ["gelu", "gelu_new", "gelu_pytorch_tanh", "gelu_fast", "gelu_python_tanh"]
+)
+def test_every_gelu_of_transformers_is_its_own(name):
+    parent = nn.Module()
+    parent.ffn = linear = nn.Linear(48, 80)
+    parent.activation = gelu = ACT2FN[name]
+    states = 3 * torch.randn(30, 48)
+    expected = gelu(linear(states))
+    swaps = pack_linears([parent])
+    assert isinstance(parent.activation, nn.Identity)
+    torch.testing.assert_close(parent.ffn(states), expected, atol=1e-5, rtol=1e-5)
+    unpack(swaps)
+    assert parent.activation is gelu
+
+
+@pytest.mark.parametrize("name", ["relu", "quick_gelu", "gelu_10", "silu"])
+def test_what_is_no_gelu_stays(name):
+    parent = nn.Module()
+    parent.ffn, parent.activation = nn.Linear(48, 80), ACT2FN[name]
+    pack_linears([parent])
+    assert parent.activation is not None
+    assert not isinstance(parent.activation, nn.Identity)
+    assert parent.ffn.activation == "none"
+
+
 def load(tmp_path, name):
     path = build_checkpoint(name, tmp_path / name)
     return Encoder(find_checkpoint(str(path)), "cpu", "float32")
 
 
 @pytest.mark.parametrize(
-    ("name", "fuses"),
-    [("bert", True), ("distilbert", True), ("albert", False), ("modernbert", False)],
+    ("name", "gelu"),
+    [("bert", "gelu"), ("distilbert", "gelu"), ("albert", "tanh"), ("modernbert", "")],
 )
-def test_linear_layers_of_a_network_are_swapped(tmp_path, name, fuses):
+def test_linear_layers_of_a_network_are_swapped(tmp_path, name, gelu):
     encoder = load(tmp_path, name)
     layers = [m for block in encoder.network._blocks for m in block.modules()]
     assert encoder.execution.linear == "prepacked"
     assert not any(type(layer) is nn.Linear for layer in layers)
     packed = [layer for layer in layers if isinstance(layer, PackedLinear)]
-    assert any(layer.activation == "gelu" for layer in packed) == fuses
+    assert {layer.activation for layer in packed} == {"none", gelu or "none"}
 
 
 def test_unpack_puts_everything_back(tmp_path):

@@ -182,6 +182,34 @@ def test_a_mistake_in_a_sweep_names_its_own_options():
     assert _in_options(said, flags) == shown
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (
+            ["--layers", "-2,-1"],
+            r"--layers: expected one argument; .* as in --layer=-4",
+        ),
+        (["--layers", "last"], r"argument --layers: 'last' must be 'all' or numbers"),
+        (["--colour"], r"unrecognized arguments: --colour"),
+    ],
+)
+def test_a_mistyped_option_is_one_line(tiny, labelled, capsys, given, said):
+    with pytest.raises(SystemExit, match="2"):
+        swept(tiny, *given)
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert re.match(rf"sklearn-bert: .*{said}", error)
+
+
+def test_sweep_takes_the_options_of_texts(tiny, labelled, capsys):
+    given = ["--overflow", "chunk", "--max-length", "8", "--chunk-pooling", "max"]
+    assert swept(tiny, *given, "--prompt", "of: ", "--no-normalize") == 0
+    shown = capsys.readouterr().out
+    for option in ('overflow="chunk"', 'chunk_pooling="max"', 'prompt="of: "',
+                   "normalize=False", "max_length=8"):  # fmt: skip
+        assert option in shown
+
+
 def test_layers_that_are_no_numbers_are_refused_with_the_usage(labelled, capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["sweep", "notes.csv", "--layers", "low"])

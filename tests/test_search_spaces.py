@@ -141,6 +141,15 @@ def test_a_space_is_the_same_for_a_name_a_vectorizer_and_a_pipeline(pipeline, si
     assert spaces.grid_space(pipeline, size=size) == of_name
 
 
+@pytest.mark.parametrize("space", [spaces.grid_space, spaces.random_space])
+def test_a_probe_by_itself_is_searched_by_its_own_names(tiny, tmp_path, space):
+    probe = BertProbeClassifier(tiny, memory=tmp_path)
+    for part in space(probe):
+        assert set(part) <= {"layer", "pooling", "C"}
+    search = GridSearchCV(probe, spaces.grid_space(probe)[0], cv=ONE_SPLIT)
+    assert np.isfinite(search.fit(TEXTS, LABELS).cv_results_["mean_test_score"]).all()
+
+
 def test_a_mix_is_a_layer_of_a_probe(vectorizer):
     options = {"size": "full", "prefix": "", "C": "C"}
     *_, last = spaces.grid_space(probe_like(vectorizer), **options)

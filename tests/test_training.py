@@ -24,7 +24,7 @@ from sklearn_bert import encoder, training
 from sklearn_bert.checkpoint import find_checkpoint
 from sklearn_bert.datasets import make_tiny_encoder
 from sklearn_bert.training import Data, Recipe, Trainer, seed_of
-from sklearn_bert.tuned import Design, TunedNetwork
+from sklearn_bert.tuned import DRAWING, Design, TunedNetwork
 
 TEXTS = [
     f"{adjective} {noun}{tail}"
@@ -495,11 +495,29 @@ def test_other_architectures_train_above_the_boundary_only(name, tmp_path):
     assert ("final_norm.weight" in changed) == (name == "modernbert")
 
 
+def test_torch_s_generator_is_free_between_steps(with_dropout, monkeypatch):
+    held, factor, step = [], Trainer._factor, Trainer._step
+
+    def noted_factor(self, i):
+        held.append(("between", DRAWING.locked()))
+        return factor(self, i)
+
+    def noted_step(self, rows, rate):
+        held.append(("within", DRAWING.locked()))
+        return step(self, rows, rate)
+
+    monkeypatch.setattr(Trainer, "_factor", noted_factor)
+    monkeypatch.setattr(Trainer, "_step", noted_step)
+    train(with_dropout, max_iter=2)
+    assert set(held) == {("between", False), ("within", True)}
+    assert not DRAWING.locked()
+
+
 def test_shared_layers_are_frozen_all_or_none(tmp_path):
     place = str(build_checkpoint("albert", tmp_path / "albert"))
     with pytest.raises(ValueError, match=r"num_layers_to_freeze=1: all its layers sha"):
         train(place, design={"max_length": 32}, n_frozen=1)
-    with pytest.raises(ValueError, match=r"all its layers sha"):
+    with pytest.raises(ValueError, match=r"unfreezing='gradual': all its layers sha"):
         train(
             place, design={"max_length": 32}, n_frozen=0, unfreezing="gradual",
             max_iter=6,
@@ -935,7 +953,7 @@ import numpy as np
 from sklearn_bert import training
 from sklearn_bert.checkpoint import find_checkpoint
 from sklearn_bert.training import Data, Recipe, Trainer
-from sklearn_bert.tuned import Design, TunedNetwork
+from sklearn_bert.tuned import DRAWING, Design, TunedNetwork
 
 place, directory = sys.argv[1:3]
 left = {{}}  # before it dies

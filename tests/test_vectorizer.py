@@ -46,6 +46,8 @@ def cut_warning():
         ({"model": ""}, TypeError, r"model must be the name of a model .* got ''"),
         ({"model": "./nowhere"}, ValueError, r"'\./nowhere' is not a directory"),
         ({"model": "no-such-model"}, ValueError, r"neither a directory nor a model"),
+        ({"model": "all-MiniLM-L6-v2"}, ValueError, r"Did you mean 'sentence-tr"),
+        ({"memory": __file__}, ValueError, r"memory=.* is a file; pass a directory"),
         ({"layer": 3}, ValueError, r"layer=3 is out of range: this encoder has layers "
          r"0 to 2 \(0 is the embedding output\)"),
         ({"layer": 1.5}, TypeError, r"layer must be an integer, a sequence"),
