@@ -54,7 +54,7 @@ __all__ = [
 
 _CPU_TOKENS = 2048  # tokens per batch; 1,024 to 4,096 measured alike
 _MAX_WORKERS = 4  # threads with a batch each, so that no more than four are in memory
-_TOKENS_PER_WORKER = 1024  # with fewer, all threads work on one batch
+_TOKENS_PER_WORKER = 512  # with fewer, all threads work on one batch; measured
 _GPU_TOKENS = 131_072  # at most, and less where memory is short
 _MAX_LOADED = 3  # encoders kept per process
 _PROBE_TOKENS = 40

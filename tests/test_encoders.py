@@ -18,7 +18,7 @@ from checkpoints import (
 from sklearn_bert import BertVectorizer
 from sklearn_bert.checkpoint import find_checkpoint
 from sklearn_bert.encoder import Encoder, Plan
-from sklearn_bert.network import Network
+from sklearn_bert.network import _Runner
 
 TEXTS = [
     "The quick brown fox",
@@ -271,7 +271,7 @@ def naive_states(path, text):
 
 
 def test_attention_that_cannot_be_read_is_refused(checkpoint, monkeypatch):
-    monkeypatch.setattr(Network, "_after_attention", lambda *_: None)
+    monkeypatch.setattr(_Runner, "_after_attention", lambda *_: None)
     path = checkpoint("deberta_v2")  # runs padded: weights come from its own modules
     encoder = Encoder(find_checkpoint(str(path)), "cpu", "float32")
     with pytest.raises(ValueError, match=r"'attention': its attention weights cannot"):
