@@ -135,16 +135,19 @@ def _in_one_call(
     scaling: float | None,
     sliding_window: int | None,
 ) -> Tensor:
-    if sliding_window is None:
-        window = (-1, -1)
-    else:
-        window = (sliding_window - 1, sliding_window - 1)
+    # An older torch has fewer of these.
+    options: dict[str, Any] = {}
+    if scaling is not None and scaling != packed[0].shape[-1] ** -0.5:
+        options["scale"] = scaling
+    if sliding_window is not None:
+        options["window_size"] = (sliding_window - 1, sliding_window - 1)
+    if packed[1].shape[1] != packed[0].shape[1]:
+        options["enable_gqa"] = True
     query, key, value = (states[:n_tokens].contiguous() for states in packed)
     result = packed[0].new_zeros(packed[0].shape)
     result[:n_tokens] = varlen_attn(
         query, key, value, packing.offsets, packing.offsets,
-        packing.longest, packing.longest, scale=scaling, window_size=window,
-        enable_gqa=key.shape[1] != query.shape[1],
+        packing.longest, packing.longest, **options,
     )  # fmt: skip
     return result
 

@@ -484,14 +484,15 @@ def _declared_pooling(place: Path | None) -> tuple[tuple[str, ...], bool]:
 
 def _refuse_unservable(model: str, config: dict[str, Any]) -> None:
     kind = config.get("model_type")
+    positions = config.get("position_embedding_type", "absolute")
     reason = None
     if config.get("is_encoder_decoder"):
         reason = "is an encoder-decoder; sklearn_bert serves encoders only"
     elif config.get("is_decoder"):
         reason = "is configured as a decoder (is_decoder); it cannot see later tokens"
-    elif config.get("position_embedding_type", "absolute") != "absolute":
+    elif positions != "absolute" and (kind, positions) != ("esm", "rotary"):
         reason = (
-            f"uses position_embedding_type={config['position_embedding_type']!r}, "
+            f"uses position_embedding_type={positions!r}, "
             "which transformers 5 ignores silently, so its features would be wrong"
         )
     elif (config.get("z_steps") or 0) > 1:

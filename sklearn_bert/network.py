@@ -443,8 +443,10 @@ class Network:
         pad = getattr(self._model.config, "pad_token_id", None)
         for first in {0, (self._pad_id if pad is None else pad) + 1}:  # RoBERTa's
             self._first_position = first
-            if not self._compare(probes, expected, "packed"):
+            problem = self._compare(probes, expected, "packed")
+            if not problem:
                 return True
+            logger.info("texts are padded, as packed %s", problem)
         return False
 
     def _compare(

@@ -203,6 +203,21 @@ def test_one_call_equals_run_by_run(monkeypatch, n_spare, n_key_heads, window, s
     assert_close(result, expected)
 
 
+def test_an_older_kernel_is_given_no_argument_that_it_lacks(monkeypatch):
+    def older(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k):
+        return naive_varlen_attn(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k)
+
+    monkeypatch.setattr(attention, "varlen_attn", older)
+    packed = [tensor[0].transpose(0, 1) for tensor in random_states(28)]
+    batch = packing()
+    for scaling in (None, HEAD_SIZE**-0.5):
+        result = attention._in_one_call(packed, batch, 28, scaling, None)
+        expected = attention._run_by_run(packed, batch, False, scaling, None)
+        assert_close(result, expected)
+    with pytest.raises(TypeError, match="scale"):
+        attention._in_one_call(packed, batch, 28, 0.3, None)
+
+
 @pytest.mark.parametrize("wants_received", [False, True])
 def test_cuda_takes_one_call_unless_the_weights_are_wanted(monkeypatch, wants_received):
     class OnCuda(torch.Tensor):

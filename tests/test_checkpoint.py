@@ -238,3 +238,19 @@ def test_a_module_list_that_is_none_is_refused(encoder):
     (encoder / "modules.json").write_text('{"no": "list"}')
     with pytest.raises(ValueError, match=r"not a sentence-transformers module list"):
         find_checkpoint(str(encoder))
+
+
+@pytest.mark.parametrize(
+    ("kind", "positions", "is_served"),
+    [
+        ("bert", "absolute", True), ("esm", "rotary", True), ("esm", "absolute", True),
+        ("bert", "rotary", False), ("bert", "relative_key", False),
+    ],
+)  # fmt: skip
+def test_positions_that_transformers_ignores_are_refused(kind, positions, is_served):
+    config = {"model_type": kind, "position_embedding_type": positions}
+    if is_served:
+        checkpoint._refuse_unservable("m", config)
+        return
+    with pytest.raises(ValueError, match=rf"position_embedding_type='{positions}', wh"):
+        checkpoint._refuse_unservable("m", config)
