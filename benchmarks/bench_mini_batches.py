@@ -1,4 +1,4 @@
-"""Measure mini-batches beside full passes where layer weights are learned.
+"""Measure mini-batches beside full passes, where layers or tokens are weighted.
 
 Protocol: the features of labelled film reviews by all layers of the default model, mean
 pooling, from a directory (`--data`, or the environment variable SKLEARN_BERT_DATA);
@@ -6,10 +6,13 @@ without them, docstring summaries of two topics stand in. Where more texts are a
 than there are, they repeat, each time with other noise of a tenth of their spread. Both
 minimisers learn the same mix from the same array in memory, in turns in one process, by
 the process's own time; the first round is not counted. Reported are the ratio of times,
-in how many steps L-BFGS was done, and by how much the weights of the layers differ.
+in how many steps L-BFGS was done, and by how much the weights of the layers differ, the
+largest difference. The same for "learned_attention" on token states of the last layer,
+of a fifth of the texts: there it is half the sum of differences of a text's token
+weights, in the mean.
 
 Command: ``python benchmarks/bench_mini_batches.py [--data DIR] [--sizes N ...]
-[--rounds N] [--keep | --out FILE] [--short]``
+[--tokens N ...] [--rounds N] [--keep | --out FILE] [--short]``
 """
 
 from __future__ import annotations
@@ -50,32 +53,76 @@ def repeated(values: np.ndarray, n_texts: int) -> np.ndarray:
     return block
 
 
-def compare(block: np.ndarray, labels: np.ndarray, rounds: int) -> dict:
+def tokens_of(texts: list[str], memory: str):
+    """Return token states of the last layer, of any number of rows per text."""
+    from sklearn_bert import BertVectorizer
+
+    vectorizer = BertVectorizer(pooling="learned_attention", memory=memory)
+    vectorizer._settle()
+    return vectorizer._frozen(texts)
+
+
+def repeated_tokens(rows, n_texts: int):
+    """Return as many texts as asked for, as `repeated`."""
+    from sklearn_bert.ragged import Ragged
+
+    counts = np.resize(rows.counts, n_texts)
+    values = repeated(rows.values[:, np.newaxis], int(counts.sum()))[:, 0]
+    return Ragged.end_to_end(values, counts)
+
+
+def race(fit, rounds: int) -> dict:
+    """Return what both minimisers took; `fit` is given what each step is told to."""
     from sklearn_bert import objective
-    from sklearn_bert.learning import fit_scalar_mix
 
     seconds: dict[str, list[float]] = {FULL: [], PARTS: []}
-    weights, n_steps = {}, 0
+    found, n_steps = {}, 0
     for _ in range(rounds + 1):
         for name, limit in ((FULL, np.inf), (PARTS, 0)):
             steps: list[object] = []
             objective._FULL_BYTES = limit
             started = time.process_time()
-            # None is returned, which ends nothing.
-            mix = fit_scalar_mix(block, labels, on_step=steps.append)
+            found[name] = fit(steps.append)  # None is returned, which ends nothing
             seconds[name].append(time.process_time() - started)
-            weights[name] = mix.weights
             if name == FULL:
                 n_steps = len(steps)
     return {
-        "n_texts": len(block),
-        "n_layers": block.shape[2],
-        "gigabytes": round(block.nbytes / 1e9, 2),
         "rounds": rounds,
         "n_steps": n_steps,
         "seconds": {name: common.rounded(v[1:]) for name, v in seconds.items()},
         "ratio": common.ratios(seconds[FULL][1:], seconds[PARTS][1:]),
-        "difference": round(float(np.abs(weights[FULL] - weights[PARTS]).max()), 3),
+        "found": found,
+    }
+
+
+def compare(block: np.ndarray, labels: np.ndarray, rounds: int) -> dict:
+    from sklearn_bert.learning import fit_scalar_mix
+
+    facts = race(lambda told: fit_scalar_mix(block, labels, on_step=told), rounds)
+    full, parts = (facts["found"][name].weights for name in (FULL, PARTS))
+    del facts["found"]
+    return {
+        "what": "layers",
+        "n_texts": len(block),
+        "gigabytes": round(block.nbytes / 1e9, 2),
+        **facts,
+        "difference": round(float(np.abs(full - parts).max()), 3),
+    }
+
+
+def compare_tokens(rows, labels: np.ndarray, rounds: int) -> dict:
+    from sklearn_bert.learning import attend, fit_token_attention
+
+    facts = race(lambda told: fit_token_attention(rows, labels, on_step=told), rounds)
+    queries = [facts["found"][name][0] for name in (FULL, PARTS)]
+    del facts["found"]
+    full, parts = (attend(rows, query)[1].values for query in queries)
+    return {
+        "what": "tokens",
+        "n_texts": len(rows),
+        "gigabytes": round(rows.values.nbytes / 1e9, 2),
+        **facts,
+        "difference": round(float(np.abs(full - parts).sum() / 2 / len(rows)), 3),
     }
 
 
@@ -83,6 +130,7 @@ def report(results: dict) -> str:
     """Return the table of results, in Markdown."""
     rows = [
         (
+            facts["what"],
             f"{facts['n_texts']:,}",
             f"{facts['gigabytes']:.1f} GB",
             facts["n_steps"],
@@ -93,8 +141,8 @@ def report(results: dict) -> str:
         for facts in results["cases"].values()
     ]
     header = (
-        "texts", "features", "steps", f"{FULL}, seconds", f"{PARTS}, seconds", "ratio",
-        "largest difference of a weight",
+        "weights of", "texts", "features", "steps", f"{FULL}, seconds",
+        f"{PARTS}, seconds", "ratio", "difference of weights",
     )  # fmt: skip
     return common.table(header, rows)
 
@@ -104,17 +152,20 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, default=Path(data))
     sizes = [10_000, 30_000, 100_000, 300_000]
     parser.add_argument("--sizes", type=int, nargs="+", default=sizes)
+    parser.add_argument("--tokens", type=int, nargs="+", default=[2000, 10_000])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--memory", type=Path, help="keep the features there")
 
 
 def main() -> None:
-    short = {"sizes": [200, 1000], "rounds": 1}
+    short = {"sizes": [200, 1000], "tokens": [100], "rounds": 1}
     options = common.parse(__doc__, add_options, short)
     warnings.simplefilter("ignore")  # truncation
     texts, labels = read(options.data, min(10_000, max(options.sizes)))
+    some = texts[: min(len(texts) // 5, max(options.tokens))]
     with tempfile.TemporaryDirectory() as place:
         values = features_of(texts, str(options.memory or place))
+        states = tokens_of(some, str(options.memory or place))
     keeper = common.Keeper("mini_batches", options)
     for n_texts in options.sizes:
         block = repeated(values, n_texts)
@@ -123,6 +174,13 @@ def main() -> None:
         )
         keeper.add(f"{n_texts} texts", facts)
         del block
+    for n_texts in options.tokens:
+        rows = repeated_tokens(states, n_texts)
+        facts = compare_tokens(
+            rows, np.resize(labels[: len(some)], n_texts), options.rounds
+        )
+        keeper.add(f"tokens of {n_texts} texts", facts)
+        del rows
     print(report(keeper.results))
 
 
