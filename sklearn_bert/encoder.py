@@ -304,14 +304,13 @@ class Encoder:
                     c: (first[rows], after[rows]) for c, (first, after) in kept.items()
                 }
                 vectors = self._run_if_it_fits(
-                    some, columns, n_skipped[rows], spans, layout
-                )
+                    some, columns, n_skipped[rows], spans, layout,
+                    is_alone=n_workers == 1,
+                )  # fmt: skip
                 if vectors is None:
                     torch.cuda.empty_cache()
-                    self.budget = batches.put_back(rows)
-                    logger.info(
-                        "out of memory: batches of %d tokens from now", self.budget
-                    )
+                    budget = batches.put_back(rows)
+                    logger.info("out of memory: batches of %d tokens from now", budget)
                     continue
                 places = {
                     column: expand(starts[column][rows], _counts(spans[column]))
@@ -331,7 +330,14 @@ class Encoder:
             n_workers = self._n_workers(int(lengths.sum()))
             batches = _Batches(lengths, self.budget, batch_size, layout, n_workers)
             n_workers = max(1, min(n_workers, len(batches)))
-            return sum(share_threads(work, n_workers, batches.clear))
+            try:
+                n_passes = sum(share_threads(work, n_workers, batches.clear))
+                n_workers = 1
+                if batches.take_up_singles():  # that did not fit beside others
+                    n_passes += work()
+            finally:
+                self.budget = batches.budget
+            return n_passes
 
     def _n_workers(self, n_tokens: int) -> int:
         """Return how many threads work on a batch each."""
@@ -349,14 +355,19 @@ class Encoder:
         n_skipped: NDArray[np.int64],
         kept: Mapping[str, Span],
         layout: str,
+        *,
+        is_alone: bool,
     ) -> Vectors | None:
-        """Run one batch, or return None, its memory free again, if it is too large."""
+        """Run one batch, or return None, its memory free again, if it is too large.
+
+        A text that is too large by itself is refused, unless other batches run beside.
+        """
         try:
             return self._run(pieces, columns, n_skipped, kept, layout)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-            if len(pieces) > 1:
+            if len(pieces) > 1 or not is_alone:
                 return None
             n_tokens = len(pieces[0]) + self.tokenizer.n_special
             cure = "a smaller max_length, dtype='bfloat16', or device='cpu'"
@@ -601,7 +612,7 @@ class _Batches:
     lengths : ndarray of shape (n_texts,)
         Tokens. Texts without any are in no batch: their features are zeros.
     budget : int
-        Tokens per batch.
+        Tokens per batch; kept as an attribute, as it shrinks.
     batch_size : int or None
         Texts per batch, instead.
     layout : {"packed", "padded"}
@@ -616,10 +627,12 @@ class _Batches:
         layout: str,
         n_workers: int,
     ) -> None:
-        self._lengths, self._budget = lengths, budget
+        self._lengths, self.budget = lengths, budget
         self._batch_size, self._layout = batch_size, layout
         self._n_workers = n_workers
         self._lock = threading.Lock()
+        self._singles: list[Indices] = []
+        self._is_cleared = False
         order = np.argsort(-lengths, kind="stable")
         self._batches = deque(self._cut(order[lengths[order] > 0]))
 
@@ -634,28 +647,42 @@ class _Batches:
     def put_back(self, rows: Indices) -> int:
         """Take back a batch that does not fit into memory; return the new budget.
 
-        It is cut anew, into halves at the most, with all that is left.
+        It is cut anew, into halves at the most, with all that is left. A single text
+        waits until no other batch runs.
         """
         with self._lock:
+            if self._is_cleared:
+                return self.budget
+            if len(rows) == 1:
+                self._singles.append(rows)
+                return self.budget
             n_tokens = int(self._lengths[rows].sum())
-            self._budget = max(1, min(self._budget, n_tokens // 2))
+            self.budget = max(1, min(self.budget, n_tokens // 2))
             if self._batch_size is not None:
-                self._batch_size = max(1, len(rows) // 2)
+                self._batch_size = max(1, min(self._batch_size, len(rows) // 2))
             left = np.concatenate([rows, *self._batches])
             left = left[np.argsort(-self._lengths[left], kind="stable")]
             self._batches = deque(self._cut(left))
-            return self._budget
+            return self.budget
+
+    def take_up_singles(self) -> bool:
+        """Have single texts taken again; return whether there are any."""
+        with self._lock:
+            self._batches.extend(self._singles)
+            self._singles = []
+            return len(self._batches) > 0
 
     def clear(self) -> None:
         """Leave nothing to take."""
         with self._lock:
             self._batches.clear()
+            self._is_cleared = True
 
     def _cut(self, order: Indices) -> Iterator[Indices]:
         n_tokens = int(self._lengths[order].sum())
         n_batches = 0  # at least
         if self._n_workers > 1:  # each gets as many
-            n_rounds = -(-n_tokens // (self._budget * self._n_workers))
+            n_rounds = -(-n_tokens // (self.budget * self._n_workers))
             n_batches = n_rounds * self._n_workers
         while len(order):
             size = self._size(self._lengths[order], n_batches)
@@ -672,12 +699,12 @@ class _Batches:
             return min(self._batch_size, len(lengths))
         if self._layout == "packed":
             total = int(lengths.sum())
-            share = -(-total // max(n_batches, -(-total // self._budget)))
-            n_tokens = np.cumsum(lengths[: self._budget])
+            share = -(-total // max(n_batches, -(-total // self.budget)))
+            n_tokens = np.cumsum(lengths[: self.budget])
             size = int(np.searchsorted(n_tokens, share)) + 1
-            fits = int(np.searchsorted(n_tokens, self._budget, side="right"))
+            fits = int(np.searchsorted(n_tokens, self.budget, side="right"))
             return max(1, min(size, fits))
-        return min(len(lengths), max(1, self._budget // int(lengths[0])))
+        return min(len(lengths), max(1, self.budget // int(lengths[0])))
 
 
 def _to_host(vectors: Vectors) -> tuple[Vectors, torch.Event | None]:

@@ -46,8 +46,15 @@ if TYPE_CHECKING:
     from .network import Execution
 
 __all__ = [
-    "WORK", "Engine", "Work", "chunks_of", "execution", "forget_cut_texts",
-    "iter_features", "n_chunks_of", "tokens_of",
+    "WORK",
+    "Engine",
+    "Work",
+    "chunks_of",
+    "every_cut_told",
+    "execution",
+    "iter_features",
+    "n_chunks_of",
+    "tokens_of",
 ]  # fmt: skip
 
 _WINDOW_TEXTS = 512  # texts per claim and shard: one to two seconds of work on a CPU
@@ -106,9 +113,16 @@ class Work:
 WORK = Work()
 
 
-def forget_cut_texts() -> None:
-    """Warn of every cut text again."""
+@contextlib.contextmanager
+def every_cut_told() -> Iterator[None]:
+    """Within, warn of every cut text again."""
+    before = _told.copy()
     _told.clear()
+    try:
+        yield
+    finally:
+        _told.clear()
+        _told.update(before)
 
 
 def tokens_of(texts: Sequence[str], request: Request) -> list[tuple[str, ...]]:
@@ -231,24 +245,22 @@ def iter_features(
         rows = np.concatenate([by_text[starts[i] : starts[i + 1]] for i in which])
         yield rows, block[expand]
     if request.overflow == "truncate":
-        _warn_if_cut(n_tokens, inverse, run.whole_keys, request.max_length)
+        _warn_if_cut(n_tokens, inverse, run.whole_keys, request)
 
 
-_told: set[tuple[int, bytes]] = set()  # cut texts of which this process has warned
+_told: set[tuple[str, int, bytes]] = set()  # cut texts of which this process has warned
 
 
 def _warn_if_cut(
-    n_tokens: NDArray[np.int64], inverse: Indices, keys: Keys, max_length: int | None
+    n_tokens: NDArray[np.int64], inverse: Indices, keys: Keys, request: Request
 ) -> None:
     """Warn of texts that were cut; tokens and keys are of distinct ones."""
+    max_length, model = request.max_length, request.checkpoint.fingerprint
     if max_length is None:
         return
-    cut = {(max_length, key.tobytes()) for key in keys[n_tokens > max_length]}
+    cut = {(model, max_length, key.tobytes()) for key in keys[n_tokens > max_length]}
     if cut <= _told:
         return  # folds of the same texts are cut again and again
-    if len(_told) > _MAX_TOLD:
-        _told.clear()
-    _told.update(cut)
     n_tokens = n_tokens[inverse]
     excess = n_tokens[n_tokens > max_length] - max_length
     share = 100.0 * excess.sum() / n_tokens.sum()
@@ -261,6 +273,9 @@ def _warn_if_cut(
     warning.n_cut, warning.n_lost = len(excess), int(excess.sum())
     warning.longest = int(n_tokens.max())
     warnings.warn(warning, stacklevel=level_outside())
+    if len(_told) > _MAX_TOLD:
+        _told.clear()
+    _told.update(cut)
 
 
 def _is_cpu(device: str) -> bool:

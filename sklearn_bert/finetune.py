@@ -17,6 +17,7 @@ import functools
 import hashlib
 import os
 import warnings
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -520,7 +521,9 @@ sequence of them, default="auto"
         facts, trained = read(directory)
         params = facts["params"]
         params["class_weight"] = _class_weight(params["class_weight"])
-        has_code = params["trust_remote_code"] and any(Path(directory).rglob("*.py"))
+        has_code = params["trust_remote_code"] and any(
+            Path(directory).expanduser().rglob("*.py")
+        )
         if has_code and not trust_remote_code:
             raise ValueError(
                 f"directory={os.fspath(directory)!r} was saved with code of its own. "
@@ -603,7 +606,9 @@ sequence of them, default="auto"
         It is given the network's scores of them.
         """
         view = copy.copy(self)
-        given = np.zeros((len(texts), network.design.n_outputs))
+        given = np.zeros((len(texts), network.design.n_outputs), dtype=np.float32)
+        kind: Any = type(self)
+        itself = weakref.ref(view)  # a cycle would keep the network
         trained = Trained(asdict(network.design), "", None, [])
         trained.enliven(network, self.device)
         view.__dict__.update(
@@ -611,7 +616,7 @@ sequence of them, default="auto"
             _trained=trained,
             _read_texts=lambda X, is_fit: X,  # they were read by fit
             # A scorer may ask for other texts than all, which are run.
-            _scores=lambda X: given if X is texts else type(self)._scores(view, X),
+            _scores=lambda X: given.copy() if X is texts else kind._scores(itself(), X),
         )
         scorer = check_scoring(view, self.scoring)
 
@@ -627,7 +632,8 @@ sequence of them, default="auto"
                     "scoring."
                 ) from error
 
-        if self.scoring is None or hasattr(scorer, "_score_func"):
+        made_of = getattr(getattr(scorer, "_score_func", None), "__module__", "")
+        if self.scoring is None or made_of.startswith("sklearn."):
             with warnings.catch_warnings():  # before anything is trained
                 warnings.simplefilter("ignore")
                 judge(given)
@@ -901,7 +907,9 @@ def _name_of(scoring: Any) -> str:
         return f"{kind.__module__}.{kind.__qualname__} {does}"
     bound: Any = getattr(scoring, "__self__", None)  # of a method
     if bound is not None:
-        whose = [type(bound).__qualname__, _own_values(bound)]
+        whose: list[Any] = [type(bound).__qualname__, _own_values(bound)]
+        if isinstance(bound, type):
+            whose = [bound.__module__, bound.__qualname__]
         return f"{_name_of(scoring.__func__)} of {_digest(whose)}"
     # Of a function, whose repr has an address: what it does and what it closes over.
     cells = [repr(cell.cell_contents) for cell in scoring.__closure__ or ()]
@@ -915,7 +923,8 @@ def _own_values(value: Any) -> list[tuple[str, Any]]:
     slots = [getattr(kind, "__slots__", ()) for kind in type(value).__mro__]
     names = {n for s in slots for n in ([s] if isinstance(s, str) else s)}
     names |= set(getattr(value, "__dict__", {}))
-    return [(name, getattr(value, name, None)) for name in sorted(names)]
+    own = [(name, getattr(value, name, None)) for name in sorted(names)]
+    return [(name, _name_of(v) if callable(v) else v) for name, v in own]
 
 
 def _instructions(code: CodeType) -> list[Any]:
@@ -934,7 +943,11 @@ def _class_weight(written: Any) -> Any:
     """Return a class_weight as it was before `plain` made lists of mappings."""
     if not isinstance(written, list):
         return written
-    is_of_labels = any(isinstance(pair[0], list) for pair in written if pair)
-    if is_of_labels or [] in written:  # a mapping per label
-        return [dict(pairs) for pairs in written]
-    return dict(written)
+    # A mapping is a list of pairs, one per label a list of these, of str or of None.
+    if all(isinstance(p, list) and len(p) == 2 and _is_plain(p[0]) for p in written):
+        return dict(written)
+    return [dict(own) if isinstance(own, list) else own for own in written]
+
+
+def _is_plain(value: Any) -> bool:
+    return not isinstance(value, list)

@@ -94,18 +94,13 @@ class HasHead:
                     "head must be 'linear', 'mlp' or a scikit-learn classifier, got "
                     f"{self.head!r}."
                 )
-            if weights is not None and not has_fit_parameter(
-                self.head, "sample_weight"
-            ):
-                raise ValueError(
-                    f"head={self.head!r} takes no sample_weight in fit; leave "
-                    "sample_weight and class_weight out, or choose head='linear'."
-                )
+            self._refuse_weights(self.head, weights)
             return clone(self.head)
         if check_choice("head", self.head, ("linear", "mlp")) == "linear":
             return LogisticRegression(
                 C=C, max_iter=max_iter, random_state=self.random_state
             )
+        self._refuse_weights(MLPClassifier(), weights)  # scikit-learn 1.6
         batch_size = min(200, n_rows)
         options = {
             "hidden_layer_sizes": (hidden_size,),
@@ -117,6 +112,13 @@ class HasHead:
         if dropout:
             return DropoutMLPClassifier(dropout=dropout, **options)
         return MLPClassifier(**options)
+
+    def _refuse_weights(self, head: Any, weights: Any) -> None:
+        if weights is not None and not has_fit_parameter(head, "sample_weight"):
+            raise ValueError(
+                f"head={self.head!r} takes no sample_weight in fit; leave "
+                "sample_weight and class_weight out, or choose head='linear'."
+            )
 
     def _fit_head(
         self,
@@ -379,7 +381,10 @@ def weigh(
         ]
         weights = weighed[0] if y.ndim == 1 else np.column_stack(weighed)
     if not weights.sum() > 0:
-        raise ValueError("sample_weight must not be zero for every text.")
+        raise ValueError(
+            "sample_weight must not be zero for every text"
+            + (", also in each fold of cv." if rows is not None else ".")
+        )
     if y.ndim == 1:
         check_several_classes(y[weights != 0], who)
     elif weights.ndim == 2 and not weights.any(axis=0).all():
@@ -433,11 +438,12 @@ def _check_class_weight(class_weight: Any, y: np.ndarray) -> None:
                 "class_weight must be a dict, 'balanced' or None, or for several "
                 f"labels a list of dicts, got {class_weight!r}."
             )
-        for label, weight in own.items():
-            if label not in known:
-                raise ValueError(
-                    f"class_weight has a weight for {label!r}, which is no class of y."
-                )
+        unknown = [label for label in own if label not in known]
+        if unknown and not known <= own.keys():  # else a fold lacks a rare class
+            raise ValueError(
+                f"class_weight has a weight for {unknown[0]!r}, which is no class of y."
+            )
+        for weight in own.values():
             is_number = isinstance(weight, numbers.Real)
             if not is_number or not 0 <= float(weight) < float("inf"):
                 raise ValueError(
@@ -501,12 +507,15 @@ def check_score(
         )
 
 
-def classes_of(y: np.ndarray) -> np.ndarray:
+def classes_of(y: np.ndarray, head: Any = None) -> np.ndarray:
     """Return the classes of a target, those of each label where there are several.
 
-    By their shape scikit-learn's scorers know that there are.
+    By their shape scikit-learn's scorers know that there are. A fitted head knows which
+    classes have texts of weight above 0.
     """
-    return np.unique(y) if y.ndim == 1 else np.tile([0, 1], (y.shape[1], 1))
+    if y.ndim > 1:
+        return np.tile([0, 1], (y.shape[1], 1))
+    return np.asarray(getattr(head, "classes_", np.unique(y)))
 
 
 def check_one_score(scoring: Any) -> None:

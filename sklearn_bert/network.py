@@ -244,6 +244,7 @@ class Network:
         self._runner = _Runner(self._model, self._blocks)
         self._idle = [self._runner]  # who pops one has it for a pass
         self._is_copyable = True
+        self._trial = max(probes, key=len)
         self._model.to(self.device)
         with torch.inference_mode(), self._exact():
             self.execution = self._prepare(probes)
@@ -333,32 +334,54 @@ class Network:
         -----
         As many threads may be here as `prepare_for` said last.
         """
+        runner = self._idle.pop()
+        try:
+            return self._run_in(runner, batch, last, use)
+        finally:
+            self._idle.append(runner)
+
+    def _run_in(self, runner: _Runner, batch: Batch, last: int, use: Use) -> Any:
         tap = _Tap(batch, last, use)
         attention = self._padded_attention if batch.packing is None else PACKED
         if batch.inputs.get("output_attentions"):
             attention = "eager"  # the one that returns its weights
-        runner = self._idle.pop()
-        try:
-            with torch.inference_mode(), self._exact():
-                output = runner.run(batch, tap, attention)
-                if output is not None:
-                    tap.read(output.last_hidden_state)
-        finally:
-            self._idle.append(runner)
+        with torch.inference_mode(), self._exact():
+            output = runner.run(batch, tap, attention)
+            if output is not None:
+                tap.read(output.last_hidden_state)
         return output
 
     def prepare_for(self, n_threads: int) -> int:
         """Make copies for several threads; return how many may run it at once.
 
-        Not while one runs it.
+        A copy that gives other numbers is not used: code may reach modules in ways that
+        no copy sees. Not while a thread runs it.
         """
         while len(self._idle) < n_threads and self._is_copyable:
             try:
-                self._idle.insert(0, self._runner.copy())
+                copied = self._runner.copy()
+                expected, found = map(self._trial_states, (self._runner, copied))
+                is_same = len(expected) == len(found) and all(
+                    map(torch.allclose, found, expected)
+                )
+                if not is_same:
+                    raise ValueError("a copy gives other numbers")
+                self._idle.insert(0, copied)
             except Exception as error:  # a checkpoint's own code may hold anything
+                if is_out_of_memory(error):
+                    break
                 logger.info("one batch at a time, as modules have no copy: %r", error)
                 self._is_copyable = False
         return min(n_threads, len(self._idle))
+
+    def _trial_states(self, runner: _Runner) -> list[Tensor]:
+        """Return every layer's states of a short text, as one copy gives them."""
+        states: list[Tensor] = []
+        batch = self.lay_out([self._trial])
+        self._run_in(
+            runner, batch, self.checkpoint.n_layers, lambda _, s, __: states.append(s)
+        )
+        return states
 
     @contextlib.contextmanager
     def _exact(self) -> Iterator[None]:

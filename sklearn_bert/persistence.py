@@ -210,7 +210,9 @@ class Trained:
             "began": self.fingerprint,
         }  # fmt: skip
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+        # In an empty directory, which may be a mount, files are moved up.
+        aside = path if path.exists() else path.parent
+        temporary = aside / f".{path.name}.{uuid.uuid4().hex}.tmp"
         temporary.mkdir()
         try:
             network.save(temporary)
@@ -260,9 +262,16 @@ def _digest_of(directory: Path) -> str:
 
 
 def _fill(directory: Path, source: Path) -> None:
-    """Move all into an empty directory, which may be a mount, the facts last."""
-    for name in sorted(os.listdir(source), key=lambda name: name == _FILE):
-        shutil.move(source / name, directory / name)
+    """Move all that is in a directory's own one up, the facts last, or nothing."""
+    names = sorted(os.listdir(source), key=lambda name: name == _FILE)
+    try:
+        for name in names:
+            os.replace(source / name, directory / name)
+    except BaseException:
+        for name in names:
+            if (directory / name).exists() and not (source / name).exists():
+                os.replace(directory / name, source / name)
+        raise
 
 
 def plain(name: str, value: Any) -> Any:

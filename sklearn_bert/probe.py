@@ -549,7 +549,7 @@ default="auto"
             "head_": head,
             "layers_": vectorizer.layers_,
             "fingerprint_": vectorizer.fingerprint_,
-            "classes_": classes_of(y),
+            "classes_": classes_of(y, head),
             **n_rounds_of(head),
         }
         if vectorizer._mixes():

@@ -9,9 +9,9 @@ Level 0 of the module map: only `encoder` imports it; it imports nothing of the 
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import torch
@@ -19,6 +19,8 @@ import torch
 __all__ = ["can_share_threads", "share_threads"]
 
 Result = TypeVar("Result")
+
+_setting = threading.Lock()  # one call at a time sets numbers of threads
 
 
 def can_share_threads() -> bool:
@@ -36,7 +38,8 @@ def share_threads(
     work : callable
         Takes what there is to do until there is nothing left.
     n_workers : int
-        With 1 it runs in this thread, with all of torch's threads.
+        With 1 it runs in this thread, with all of torch's threads; so it does where no
+        other thread can be started.
     stop : callable
         Called when one of them raises: the others should return soon. The first
         exception is raised when they have.
@@ -47,28 +50,48 @@ def share_threads(
     """
     if n_workers == 1:
         return [work()]
-    n_threads = torch.get_num_threads()
-    shares = [
-        n_threads // n_workers + (i < n_threads % n_workers) for i in range(n_workers)
-    ]
-    are_set = threading.Barrier(n_workers + 1)
+    results: list[Result] = []
+    errors: list[BaseException] = []
 
-    def run(n_own: int) -> Result:
-        torch.get_num_threads()  # torch sets it when a thread first asks: not later
-        torch.set_num_threads(max(1, n_own))
-        are_set.wait()
+    def run(n_own: int) -> None:
         try:
-            return work()
-        except BaseException:
+            torch.get_num_threads()  # torch sets it when a thread first asks: not later
+            torch.set_num_threads(n_own)
+            are_set.wait()
+            results.append(work())
+        except threading.BrokenBarrierError:
+            return  # not all could be started
+        except BaseException as error:
+            errors.append(error)
             stop()
-            raise
 
-    with ThreadPoolExecutor(n_workers, "sklearn_bert") as pool:
-        futures = [pool.submit(run, n_own) for n_own in shares]
-        are_set.wait()
-        torch.set_num_threads(n_threads)  # what threads to come begin with, too
-        try:
-            return [future.result() for future in futures]
-        except BaseException:
-            stop()
-            raise
+    threads: list[threading.Thread] = []
+    try:
+        with _setting:
+            n_threads = torch.get_num_threads()
+            are_set = threading.Barrier(n_workers + 1)
+            try:
+                for i in range(n_workers):
+                    n_own = n_threads // n_workers + (i < n_threads % n_workers)
+                    thread = threading.Thread(target=run, args=(max(1, n_own),))
+                    thread.start()
+                    threads.append(thread)
+                are_set.wait()
+            except BaseException:
+                are_set.abort()
+                raise
+            finally:
+                torch.set_num_threads(n_threads)  # what threads to come begin with
+        for thread in threads:
+            thread.join()
+    except BaseException as error:
+        stop()
+        for thread in threads:
+            with contextlib.suppress(RuntimeError):
+                thread.join()
+        if isinstance(error, RuntimeError) and len(threads) < n_workers:
+            return [work()]  # there is no room for another thread
+        raise
+    if errors:
+        raise errors[0]
+    return results

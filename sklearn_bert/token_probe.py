@@ -30,6 +30,7 @@ from .heads import (
     HasHead,
     check_sample_weight,
     check_score,
+    classes_of,
     folds_of,
     head_has,
     n_rounds_of,
@@ -307,7 +308,7 @@ class BertTokenProbeClassifier(HasHead, WordEstimator):
         self.__dict__.update(chosen_by)
         self.layers_ = vectorizer.layers_
         self.fingerprint_ = vectorizer.fingerprint_
-        self.classes_ = np.unique(tags)
+        self.classes_ = classes_of(tags, self.head_)
         self.__dict__.update(n_rounds_of(self.head_))
         return self
 

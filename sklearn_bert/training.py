@@ -600,6 +600,11 @@ class Trainer:
         keys = [*self._identity, *(key for key in theirs if key not in self._identity)]
         other = [k for k in keys if theirs.get(k) != self._identity.get(k)]
         follow = {name for cause in other for name in _FOLLOWS.get(cause, ())}
+        if "held-out texts" not in {
+            *theirs,
+            *self._identity,
+        }:  # the seed holds none out
+            follow -= {name for name in _OUT if "random_state" in other}
         other = [key for key in other if key not in follow]
         if other:
             raise ValueError(
@@ -640,11 +645,17 @@ class _Draws:
 
     def __enter__(self) -> None:
         DRAWING.acquire()
-        self._others = self._swap(self._own)
+        try:
+            self._others = self._swap(self._own)
+        except BaseException:
+            DRAWING.release()
+            raise
 
     def __exit__(self, *error: object) -> None:
-        self._own = self._swap(self._others)
-        DRAWING.release()
+        try:
+            self._own = self._swap(self._others)
+        finally:
+            DRAWING.release()
 
     def _swap(self, states: list[Tensor]) -> list[Tensor]:
         before = [torch.get_rng_state()]

@@ -504,12 +504,18 @@ def test_load_decides_by_itself_what_may_run_and_where(saved, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "class_weight", [None, "balanced", [{0: 1.0, 1: 2.0}, {0: 1.0, 1: 3.0}, {0: 1.0}]]
+    "class_weight",
+    [
+        None,
+        "balanced",
+        [{0: 1.0, 1: 2.0}, {0: 1.0, 1: 3.0}, {0: 1.0}],
+        {0: 1.0, 1: 2.0},
+        [{1: 2.0}, "balanced", None],
+        ["balanced", None, None],
+    ],
 )
 def test_class_weights_of_labels_are_loaded(tiny, tmp_path, class_weight):
     indicator = np.column_stack([BINARY, 1 - BINARY, np.arange(len(TEXTS)) % 3 == 0])
-    if isinstance(class_weight, list):
-        class_weight = [*class_weight[:2], {0: 1.0, 1: 1.5}]
     classifier = make(tiny, class_weight=class_weight, max_iter=1)
     classifier.fit(TEXTS, indicator.astype(int)).save(tmp_path / "saved")
     loaded = BertFineTuneClassifier.load(tmp_path / "saved")
@@ -1008,12 +1014,14 @@ def test_a_scorer_that_cannot_judge_is_refused_before_training(tiny, tmp_path):
     assert not list(tmp_path.glob("*.safetensors"))
 
 
-def test_a_network_is_freed_with_its_classifier(tiny):
-    classifier = make(tiny).fit(TEXTS, NAMES)
-    classifier.predict(TEXTS)
-    network = weakref.ref(classifier._network())
+@pytest.mark.parametrize("early_stopping", [False, True])
+def test_a_network_is_freed_with_its_classifier(tiny, early_stopping):
+    classifier = make(tiny, early_stopping=early_stopping)
     gc.collect()
     gc.disable()
+    classifier.fit(TEXTS, NAMES)
+    classifier.predict(TEXTS)
+    network = weakref.ref(classifier._network())
     try:
         del classifier
         assert network() is None

@@ -151,7 +151,7 @@ def test_a_text_that_is_not_cut_is_found_by_one_key(tiny, memory, monkeypatch):
     monkeypatch.setattr(features, "keys_of", noted)
     encode(tiny, memory, max_length=64)
     assert made == [""]
-    features.forget_cut_texts()
+    features._told.clear()
     with pytest.warns(UserWarning, match="were cut"):
         encode(tiny, memory, long, max_length=64)
     assert made == ["", "", "truncate 64"]

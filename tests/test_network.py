@@ -636,6 +636,43 @@ def test_a_network_that_cannot_be_copied_runs_in_one_thread(
     assert threads == {threading.get_ident()}
 
 
+def test_a_copy_that_is_none_is_not_used(load, three_workers):
+    encoder = load("bert")
+    encoder.budget = 150
+    expected = encoder.encode(LONG_AND_SHORT, MEAN)
+    again = load("bert")
+    again.budget = 150
+    model = again.network._model
+    plain = model.encoder.forward
+    model.encoder.forward = lambda *args, **kwargs: plain(*args, **kwargs)  # atomic
+    assert again.network.prepare_for(3) == 1
+    assert_equal(again.encode(LONG_AND_SHORT, MEAN), expected)
+
+
+def test_a_text_that_fits_only_by_itself_runs_when_others_are_done(
+    load, monkeypatch, three_workers
+):
+    encoder = load("bert")
+    encoder.budget = 64
+    expected = encoder.encode(LONG_AND_SHORT, MEAN)
+    run, running, lock = Network.run, [], threading.Lock()
+
+    def crowded(self, batch, last, use):
+        with lock:
+            running.append(1)
+        try:
+            if len(running) > 1 and batch.lengths.max() > 40:
+                raise torch.OutOfMemoryError("out of memory")
+            return run(self, batch, last, use)
+        finally:
+            with lock:
+                running.pop()
+
+    monkeypatch.setattr(Network, "run", crowded)
+    encoder.budget = 64
+    assert_equal(encoder.encode(LONG_AND_SHORT, MEAN), expected)
+
+
 def test_few_tokens_are_one_batch_for_all_threads(load, monkeypatch):
     encoder = load("bert")
     batches = record_batches(monkeypatch)

@@ -586,6 +586,22 @@ def test_classes_without_a_weight_of_their_own_weigh_one(tiny):
         clone(probe).set_params(class_weight={"bat": 2}).fit(TEXTS, NAMES)
 
 
+def test_a_class_without_weight_is_none_of_the_classes(tiny):
+    weights = (NAMES != "bad").astype(float)
+    for params, given in (({}, weights), ({"class_weight": {"bad": 0}}, None)):
+        probe = BertProbeClassifier(tiny, **params)
+        probe.fit(TEXTS, NAMES, sample_weight=given)
+        assert probe.classes_.tolist() == ["fine", "good"]
+        assert probe.predict_proba(TEXTS).shape == (24, 2)
+
+
+def test_a_class_that_a_fold_lacks_may_have_a_weight(tiny):
+    probe = BertProbeClassifier(
+        tiny, class_weight={"good": 1, "fine": 1, "bad": 1, "rare": 9}
+    )
+    probe.fit(TEXTS, NAMES)  # as in a fold of more texts
+
+
 def test_texts_of_weight_zero_choose_no_layer(tiny):
     texts = [*TEXTS, *(f"{text} yes" for text in TEXTS)]
     y, weights = np.r_[BINARY, 1 - BINARY], np.r_[np.ones(24), np.zeros(24)]

@@ -64,3 +64,20 @@ def test_what_a_worker_raises_stops_the_others_and_is_raised():
     with pytest.raises(KeyError, match="one"):
         share_threads(work, 3, stopped.set)
     assert torch.get_num_threads() == threads_of_a_new_thread() == 5
+
+
+def test_where_no_thread_can_be_started_the_caller_works(monkeypatch):
+    start, started = threading.Thread.start, []
+
+    def failing(self):
+        if len(started) == 2:
+            raise RuntimeError("can't start new thread")
+        started.append(self)
+        start(self)
+
+    monkeypatch.setattr(threading.Thread, "start", failing)
+    assert share_threads(threading.get_ident, 4, lambda: None) == [
+        threading.get_ident()
+    ]
+    assert not any(thread.is_alive() for thread in started)
+    assert torch.get_num_threads() == 5

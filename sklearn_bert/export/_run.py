@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from ..exceptions import CutWarning
-from ..features import forget_cut_texts
+from ..features import every_cut_told
 from ..vectorizer import BertVectorizer
 from ._output import Output, Part
 from ._rows import Digest, Rows, RowsOfPart, name_of
@@ -143,8 +143,8 @@ class Run:
     @contextlib.contextmanager
     def _warnings_into(self, facts: Counter[str]) -> Iterator[None]:
         """Count what was cut; let other warnings through, each once per run."""
-        forget_cut_texts()  # each part counts its own
-        with warnings.catch_warnings(record=True) as caught:
+        # Each part counts its own.
+        with every_cut_told(), warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             yield
         for entry in caught:
