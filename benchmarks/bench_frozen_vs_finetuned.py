@@ -54,15 +54,15 @@ WHOLE = "everything at once"
 # Labels, seeds and contenders of each task.
 PLAN = {
     "polarity": [
-        (50, 3, CONTENDERS), (200, 3, CONTENDERS), (800, 3, CONTENDERS),
+        (50, 3, CONTENDERS), (200, 2, CONTENDERS), (800, 2, CONTENDERS),
         (2000, 2, CONTENDERS), (8000, 1, CONTENDERS),
     ],
     "subjectivity": [
-        (50, 3, CONTENDERS), (200, 3, CONTENDERS), (800, 2, CONTENDERS),
+        (50, 3, CONTENDERS), (200, 2, CONTENDERS), (800, 2, CONTENDERS),
         (2000, 2, CONTENDERS),
     ],
     "intents": [
-        (150, 3, CONTENDERS), (450, 3, CONTENDERS), (1500, 2, CONTENDERS),
+        (150, 2, CONTENDERS), (450, 2, CONTENDERS), (1500, 2, CONTENDERS),
         (4500, 2, CONTENDERS),
     ],
 }  # fmt: skip
