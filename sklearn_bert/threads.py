@@ -52,6 +52,7 @@ def share_threads(
         return [work()]
     results: list[Result] = []
     errors: list[BaseException] = []
+    n_threads = torch.get_num_threads()
 
     def run(n_own: int) -> None:
         try:
@@ -68,7 +69,6 @@ def share_threads(
     threads: list[threading.Thread] = []
     try:
         with _setting:
-            n_threads = torch.get_num_threads()
             are_set = threading.Barrier(n_workers + 1)
             try:
                 for i in range(n_workers):
@@ -85,12 +85,15 @@ def share_threads(
         for thread in threads:
             thread.join()
     except BaseException as error:
-        stop()
+        no_room = isinstance(error, RuntimeError) and len(threads) < n_workers
+        if not no_room:
+            stop()
         for thread in threads:
             with contextlib.suppress(RuntimeError):
                 thread.join()
-        if isinstance(error, RuntimeError) and len(threads) < n_workers:
-            return [work()]  # there is no room for another thread
+        torch.set_num_threads(n_threads)  # one may have come late
+        if no_room:  # for another thread: none has begun
+            return [work()]
         raise
     if errors:
         raise errors[0]

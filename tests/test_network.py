@@ -673,6 +673,20 @@ def test_a_text_that_fits_only_by_itself_runs_when_others_are_done(
     assert_equal(encoder.encode(LONG_AND_SHORT, MEAN), expected)
 
 
+def test_a_process_without_room_for_threads_encodes_all(
+    load, monkeypatch, three_workers
+):
+    encoder = load("bert")
+    encoder.budget = 150
+    expected = encoder.encode(LONG_AND_SHORT, MEAN)
+
+    def full(self):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", full)
+    assert_equal(encoder.encode(LONG_AND_SHORT, MEAN), expected)
+
+
 def test_few_tokens_are_one_batch_for_all_threads(load, monkeypatch):
     encoder = load("bert")
     batches = record_batches(monkeypatch)

@@ -76,8 +76,9 @@ def test_where_no_thread_can_be_started_the_caller_works(monkeypatch):
         start(self)
 
     monkeypatch.setattr(threading.Thread, "start", failing)
-    assert share_threads(threading.get_ident, 4, lambda: None) == [
-        threading.get_ident()
-    ]
+    stopped = []
+    found = share_threads(threading.get_ident, 4, lambda: stopped.append(1))
+    assert found == [threading.get_ident()]
+    assert not stopped  # there is all still to do
     assert not any(thread.is_alive() for thread in started)
     assert torch.get_num_threads() == 5
