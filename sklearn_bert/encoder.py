@@ -795,7 +795,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def resolve_device(device: str) -> str:
-    """Return the torch device for a `device` parameter.
+    """Return the torch device for a `device` parameter; a GPU has its number.
 
     Raises
     ------
@@ -826,6 +826,8 @@ def resolve_device(device: str) -> str:
                 f"device={device!r} is not here: torch sees {n_devices} CUDA devices. "
                 'Pass device="auto" or "cpu".'
             )
+        if device == "cuda":  # by its number, so that no encoder is loaded twice
+            device = f"cuda:{torch.cuda.current_device()}"
     elif kind == "mps" and not torch.backends.mps.is_available():
         raise ValueError(
             f"device={device!r} is not here: torch sees no MPS device. "

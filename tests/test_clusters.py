@@ -405,6 +405,14 @@ def test_a_snapshot_of_the_hub_is_asked_for_by_its_commit(tiny, monkeypatch):
 # CUDA
 
 
+@pytest.mark.parametrize("device", ["cuda", "auto", "cuda:1"])
+def test_a_gpu_has_its_number_so_that_no_encoder_is_loaded_twice(monkeypatch, device):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr("torch.cuda.current_device", lambda: 1)
+    assert encoder.resolve_device(device) == "cuda:1"
+
+
 def test_cuda_in_a_forked_process_is_refused_with_a_cure(monkeypatch):
     monkeypatch.setattr("torch.cuda._is_in_bad_fork", lambda: True)
     with pytest.raises(RuntimeError, match=r'forked after .*"loky".*"spawn".*"cpu"'):
