@@ -7,6 +7,7 @@ from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
+import joblib
 import numpy as np
 import pytest
 import torch
@@ -591,6 +592,36 @@ def test_a_batch_per_thread_gives_what_one_thread_does(
     assert_equal(result, expected)
     assert len({thread for thread, _ in seen}) == 3
     assert {n_threads for _, n_threads in seen} == {1}
+
+
+@pytest.mark.parametrize("n_threads", [1, 2])
+def test_worker_processes_keep_to_the_threads_that_joblib_grants(load, n_threads):
+    def threads_of_batches(checkpoint, texts):
+        from sklearn_bert.encoder import get_encoder
+        from sklearn_bert.network import Network
+
+        encoder = get_encoder(checkpoint, "cpu", "float32")
+        seen, run = [], Network.run
+
+        def recording(self, batch, last, use):
+            seen.append((threading.get_ident(), torch.get_num_threads()))
+            return run(self, batch, last, use)
+
+        Network.run = recording
+        encoder.encode(texts, MEAN)
+        Network.run = run
+        return seen
+
+    texts = [f"{text} {i}" for i in range(60) for text in TEXTS]
+    with joblib.parallel_config("loky", n_jobs=2, inner_max_num_threads=n_threads):
+        counts = joblib.Parallel()(
+            joblib.delayed(threads_of_batches)(load("bert").checkpoint, texts)
+            for _ in range(2)
+        )
+    for of_process in counts:
+        granted = dict(of_process)  # by thread
+        assert len(of_process) > 1
+        assert sum(granted.values()) <= n_threads
 
 
 def test_copies_for_threads_share_the_weights(load):
