@@ -3,8 +3,9 @@
 A packed batch holds its texts one after the other in a single row. transformers lets an
 attention function be registered by name; the one here keeps every text to itself. Texts
 come sorted by length, so neighbours of equal length form a *run*, and each run is one
-call of torch's own kernel on a view, with neither mask nor copy. On CUDA, in half
-precision, all texts are one call of the variable-length kernel. The mask function
+call of torch's own kernel on a view, with neither mask nor copy; in bfloat16, on a CPU
+with arithmetic for it, two matrix products take its place. On CUDA, in half precision,
+all texts are one call of the variable-length kernel. The mask function
 registered under the same name makes none.
 
 Whether a network can be served so is found by trying (see `network`): one that does not
@@ -16,6 +17,7 @@ Level 0 of the module map: only `network` imports it; it imports nothing of the 
 from __future__ import annotations
 
 import contextlib
+from functools import cache
 from typing import Any
 
 import torch
@@ -31,6 +33,15 @@ __all__ = ["PACKED", "Packing", "has_variable_length_kernel"]
 
 PACKED = "sklearn_bert_packed"
 """Name of the attention and mask functions in transformers."""
+
+# Where weights are wanted, they are made for so many queries at a time: the memory that
+# they take grows with the tokens of a batch, not with the square of a text's length.
+_QUERIES = 256
+# Where attention is two matrix products: tokens of a run from which on it is, and scores
+# in memory at a time. Both measured in bfloat16 with AVX-512.
+_PRODUCTS_FROM = 32
+_SCORES = 2**21
+_LANES = 32  # numbers in a register
 
 # Arguments that other kernels take and that change nothing here when they are given.
 _HARMLESS = {
@@ -174,10 +185,13 @@ def _run_by_run(
         if sliding_window is not None and length > sliding_window:
             places = torch.arange(length, device=query.device)
             mask = (places - places[:, None]).abs() < sliding_window
-        output = F.scaled_dot_product_attention(
-            query, key, value, attn_mask=mask, scale=scaling,
-            enable_gqa=key.shape[1] != query.shape[1],
-        )  # fmt: skip
+        if n_texts * length >= _PRODUCTS_FROM and _products_are_faster(query):
+            output = _by_products(query, key, value, mask, scaling)
+        else:
+            output = F.scaled_dot_product_attention(
+                query, key, value, attn_mask=mask, scale=scaling,
+                enable_gqa=key.shape[1] != query.shape[1],
+            )  # fmt: skip
         result[part] = output.transpose(1, 2).flatten(0, 1)
         if wants_received:
             received.append(_received(query, key, mask, scaling).flatten())
@@ -188,6 +202,65 @@ def _run_by_run(
     return result
 
 
+def _products_are_faster(query: Tensor) -> bool:
+    """Whether matrix products beat torch's own kernel, which computes in float32.
+
+    With arithmetic for bfloat16 they do, about twice; in float32 they do not.
+    """
+    return (
+        query.dtype == torch.bfloat16
+        and query.device.type == "cpu"
+        and _has_bfloat16_arithmetic()
+    )
+
+
+@cache
+def _has_bfloat16_arithmetic() -> bool:
+    try:  # private to torch
+        return bool(torch.cpu._is_avx512_bf16_supported())
+    except AttributeError:
+        return False
+
+
+def _by_products(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    scaling: float | None,
+) -> Tensor:
+    """Attend by two matrix products, with a bounded part of the scores in memory."""
+    if scaling is None:
+        scaling = query.shape[-1] ** -0.5
+    n_shared = query.shape[1] // key.shape[1]
+    if n_shared > 1:
+        key = key.repeat_interleave(n_shared, dim=1)
+        value = value.repeat_interleave(n_shared, dim=1)
+    shape, length = query.shape, query.shape[2]
+    n_keys = length
+    if length % _LANES > _LANES // 4:  # the softmax is slow in the rest of a row
+        n_keys += -length % _LANES
+        key, value = (F.pad(states, (0, 0, 0, n_keys - length)) for states in (key, value))
+    # (n_texts * n_heads, length or n_keys, head_size)
+    query, key, value = (states.flatten(0, 1) for states in (query, key, value))
+    output = torch.empty_like(query, memory_format=torch.contiguous_format)
+    n_queries = max(1, _SCORES // n_keys)
+    n_heads = max(1, n_queries // length)
+    for first in range(0, len(query), n_heads):
+        heads = slice(first, first + n_heads)
+        for start in range(0, length, n_queries):
+            some = heads, slice(start, start + n_queries)
+            scores = torch.baddbmm(
+                query.new_empty(1), query[some], key[heads].mT, beta=0, alpha=scaling
+            )
+            if mask is not None:
+                scores[..., :length].masked_fill_(~mask[some[1]], -float("inf"))
+            scores[..., length:] = -float("inf")
+            torch.softmax(scores, dim=-1, out=scores)
+            output[some] = scores @ value[heads]
+    return output.view(shape)
+
+
 def _received(
     query: Tensor, key: Tensor, mask: Tensor | None, scaling: float | None
 ) -> Tensor:
@@ -196,10 +269,15 @@ def _received(
         scaling = query.shape[-1] ** -0.5
     if key.shape[1] != query.shape[1]:
         key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
-    scores = (query @ key.transpose(2, 3)) * scaling
-    if mask is not None:
-        scores = scores.masked_fill(~mask, -float("inf"))
-    return scores.softmax(dim=-1, dtype=torch.float32).mean(dim=(1, 2))
+    n_texts, n_heads, length, _ = query.shape
+    received = query.new_zeros((n_texts, length), dtype=torch.float32)
+    for start in range(0, length, _QUERIES):
+        some = slice(start, start + _QUERIES)
+        scores = (query[:, :, some] @ key.transpose(2, 3)) * scaling
+        if mask is not None:
+            scores = scores.masked_fill(~mask[some], -float("inf"))
+        received += scores.softmax(dim=-1, dtype=torch.float32).sum(dim=(1, 2))
+    return received / (n_heads * length)
 
 
 def _no_mask(*args: Any, **kwargs: Any) -> None:

@@ -89,7 +89,11 @@ def assert_close(result, expected):
 @pytest.mark.parametrize("window", [None, 1, 2, 5, 8, 9])
 @pytest.mark.parametrize("n_key_heads", [4, 2, 1])
 @pytest.mark.parametrize("n_spare", [0, 3])
-def test_texts_attend_within_themselves(n_spare, n_key_heads, window, scaling):
+@pytest.mark.parametrize("n_queries", [3, 256])
+def test_texts_attend_within_themselves(
+    monkeypatch, n_queries, n_spare, n_key_heads, window, scaling
+):
+    monkeypatch.setattr(attention, "_QUERIES", n_queries)  # weights at a time
     states = random_states(sum(LENGTHS) + n_spare, n_key_heads=n_key_heads)
     batch = packing(n_spare=n_spare, wants_received=True)
     output, weights = attention._packed_attention(
@@ -101,6 +105,91 @@ def test_texts_attend_within_themselves(n_spare, n_key_heads, window, scaling):
     assert weights is None
     assert_close(output, expected)
     assert_close(batch.received, received)
+
+
+def test_weights_of_a_long_text_are_never_all_in_memory(monkeypatch):
+    sizes, softmax = [], torch.Tensor.softmax
+
+    def measured(scores, *args, **kwargs):
+        sizes.append(scores.numel())
+        return softmax(scores, *args, **kwargs)
+
+    monkeypatch.setattr(torch.Tensor, "softmax", measured)
+    n_tokens, n_heads = 1000, 4
+    batch = packing([n_tokens], wants_received=True)
+    states = random_states(n_tokens)
+    attention._packed_attention(None, *states, None, packing=batch)
+    assert sum(sizes) == n_heads * n_tokens**2
+    assert max(sizes) == n_heads * attention._QUERIES * n_tokens
+
+
+# Two matrix products in place of torch's kernel
+
+
+@pytest.fixture
+def products(monkeypatch):
+    """Attend by matrix products, as in bfloat16; return their sizes and widths."""
+    sizes, softmax = [], torch.softmax
+
+    def measured(scores, *args, **kwargs):
+        sizes.append((scores.numel(), scores.shape[-1]))
+        return softmax(scores, *args, **kwargs)
+
+    monkeypatch.setattr(torch, "softmax", measured)
+    monkeypatch.setattr(attention, "_products_are_faster", lambda query: True)
+    monkeypatch.setattr(attention, "_PRODUCTS_FROM", 1)
+    return sizes
+
+
+@pytest.mark.parametrize("scaling", [None, 0.7])
+@pytest.mark.parametrize("window", [None, 1, 5])
+@pytest.mark.parametrize("n_key_heads", [4, 2, 1])
+@pytest.mark.parametrize("n_scores", [1, 40, 200, 2**21])
+def test_products_give_what_the_kernel_does(
+    monkeypatch, products, n_scores, n_key_heads, window, scaling
+):
+    monkeypatch.setattr(attention, "_SCORES", n_scores)
+    lengths = [41, *LENGTHS]
+    states = random_states(sum(lengths), n_key_heads=n_key_heads)
+    output, _ = attention._packed_attention(
+        None, *states, None, packing=packing(lengths), scaling=scaling,
+        sliding_window=window,
+    )  # fmt: skip
+    expected, _ = naive_attention(*states, lengths, scaling=scaling, window=window)
+    assert_close(output, expected)
+    assert max(size for size, _ in products) <= max(n_scores, 64)  # a query's, at least
+    widths = {width for _, width in products}
+    assert {64, 5} <= widths  # 41 keys fill registers to the end; 5 are left as they are
+
+
+def test_products_are_for_bfloat16_on_a_cpu_with_arithmetic_for_it(monkeypatch):
+    states = {
+        dtype: [state.to(dtype) for state in random_states(80)]
+        for dtype in (torch.float32, torch.bfloat16, torch.float16)
+    }
+    monkeypatch.setattr(attention, "_by_products", lambda query, *_: query * 0)
+
+    def takes_products(dtype):
+        output, _ = attention._packed_attention(
+            None, *states[dtype], None, packing=packing([40, 40])
+        )
+        return not output.any()
+
+    monkeypatch.setattr(attention, "_has_bfloat16_arithmetic", lambda: True)
+    assert [takes_products(dtype) for dtype in states] == [False, True, False]
+    monkeypatch.setattr(attention, "_has_bfloat16_arithmetic", lambda: False)
+    assert not takes_products(torch.bfloat16)
+
+
+def test_products_in_bfloat16_are_near_float32(products):
+    lengths = [300, 60, 60, 20]
+    states = [state.bfloat16().float() for state in random_states(sum(lengths))]
+    expected, _ = naive_attention(*states, lengths)
+    output, _ = attention._packed_attention(
+        None, *(state.bfloat16() for state in states), None, packing=packing(lengths)
+    )
+    cosines = torch.cosine_similarity(output.float(), expected, dim=-1)
+    assert cosines.min() > 0.999
 
 
 def test_attention_received_by_a_text_sums_to_one():
