@@ -17,6 +17,7 @@ import shlex
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -249,9 +250,7 @@ def _add_encode(commands: Any) -> None:
 def _add_texts(add: Callable[..., Any]) -> None:
     """Add what is decided about texts; what is not given is not passed."""
     boolean = argparse.BooleanOptionalAction
-
-    def give(name: str, **facts: Any) -> None:
-        add(name, default=argparse.SUPPRESS, **facts)
+    give = partial(add, default=argparse.SUPPRESS)
 
     give("--special-tokens", action=boolean, help="whether [CLS] and [SEP] count")
     give("--normalize", action=boolean, help="to unit length, or never")
@@ -265,9 +264,7 @@ def _add_texts(add: Callable[..., Any]) -> None:
 
 def _add_features(add: Callable[..., Any]) -> None:
     """Add the parameters of a vectorizer; what is not given is not passed."""
-
-    def give(name: str, **facts: Any) -> None:
-        add(name, default=argparse.SUPPRESS, **facts)
+    give = partial(add, default=argparse.SUPPRESS)
 
     give("--model", help="name on the hub or directory (default: MiniLM)")
     give("--layer", type=_layer, metavar="K",
