@@ -474,12 +474,15 @@ def check_sample_weight(sample_weight: Any, n_texts: int) -> np.ndarray | None:
 
 
 def folds_of(
-    cv: Any, X: Any, y: np.ndarray | None = None
+    cv: Any, X: Any, y: np.ndarray | None = None, *, classifier: bool = True
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return the rows to train on and to score on of each fold of `cv`."""
+    """Return the rows to train on and to score on of each fold of `cv`.
+
+    A number of folds keeps the shares of classes, if there are any.
+    """
     every = np.arange(len(X))  # folds may be slices, of which a part is a view
     try:
-        splits = check_cv(cv, y, classifier=y is not None).split(X, y)
+        splits = check_cv(cv, y, classifier=classifier and y is not None).split(X, y)
         folds = [(every[train], every[test]) for train, test in splits]
     except (TypeError, ValueError) as error:
         cure = "Pass fewer or other folds."
@@ -491,7 +494,7 @@ def folds_of(
             f"cv={cv!r} makes no folds of {len(X)} texts: {error} {cure}"
         ) from error
     if not folds:
-        raise ValueError(f"cv={cv!r} has no folds to score layers by.")
+        raise ValueError(f"cv={cv!r} has no folds to score by.")
     return folds
 
 

@@ -7,7 +7,7 @@ labels, one row per text or, text by text, one per word, wherever they come from
 A probe's accuracy alone says little: a strong probe memorises, a weak one may miss what
 is there.
 
-Imports `_validation` and `ragged`.
+Imports `_validation`, `heads` and `ragged`.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, clone
-from sklearn.model_selection import check_cv
 from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import type_of_target
 
 from .._validation import check_labels, check_several_classes, check_tags
+from ..heads import folds_of
 from ..ragged import expand, starts_of
 from ._classifiers import default_classifier
 from ._words import flatten, splits_over_texts
@@ -258,7 +258,7 @@ def selectivity(
     """
     features, y, n_words = _check_rows(features, y)
     if n_words is None:
-        splits = list(check_cv(cv, y, classifier=True).split(features, y))
+        splits = folds_of(cv, features, y)
     else:
         types = flatten("types", types, n_words)
         splits = splits_over_texts(cv, n_words)

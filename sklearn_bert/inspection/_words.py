@@ -4,7 +4,7 @@ Words of one text know each other, as the encoder has seen them together. So fol
 the portions of a code, are over texts in any case: a text's words are never on both
 sides. Which of the two X holds shows in X: a text that is split is a sequence of words.
 
-Imports `_validation` and `ragged`.
+Imports `_validation`, `heads` and `ragged`.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.model_selection import check_cv
 
 from .._validation import check_choice, check_labels, check_tags, check_words
+from ..heads import folds_of
 from ..ragged import expand, starts_of
 
 __all__ = ["Sample", "flatten", "splits_over_texts"]
@@ -75,24 +75,15 @@ class Sample:
         """Return the rows to train on and to score, split by split."""
         if self.n_words is not None:
             return splits_over_texts(cv, self.n_words)
-        try:
-            return list(check_cv(cv, y, classifier=classifier).split(self.texts, y))
-        except (TypeError, ValueError) as error:
-            if "groups" not in str(error):
-                raise
-            raise ValueError(
-                f"cv={cv!r} splits by groups, which layer_sweep does not take. Pass "
-                "the folds themselves: cv=list(cv.split(X, y, groups))."
-            ) from error
+        return folds_of(cv, self.texts, y, classifier=classifier)
 
 
 def splits_over_texts(cv: Any, n_words: NDArray[np.intp]) -> Splits:
     """Split texts, a number of folds as `KFold` does, and return their words."""
     starts = starts_of(n_words)
-    folds = check_cv(cv).split(np.zeros(len(n_words)))
     return [
         (expand(starts[train], n_words[train]), expand(starts[test], n_words[test]))
-        for train, test in folds
+        for train, test in folds_of(cv, n_words)
     ]
 
 
