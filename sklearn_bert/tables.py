@@ -42,7 +42,7 @@ _SUFFIXES = {
     ".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl",
     ".parquet": "parquet", ".pq": "parquet", ".txt": "text",
 }  # fmt: skip
-# Labels of a text file that are numbers; "007" is a name.
+# Labels spelt as text that are numbers; "007" is a name.
 _WHOLE = re.compile(r"-?(0|[1-9][0-9]{0,17})")
 _SHOWN = 5  # rows named of those that are refused
 _GZIP = b"\x1f\x8b"
@@ -203,8 +203,8 @@ def read_labelled(
     -------
     texts : list of str
     labels : ndarray of shape (n_texts,)
-        Of ``str``, unless all values are numbers or booleans. Whole numbers of a text
-        file, such as 0 and 1, are ``int``; "007" is none.
+        Of ``str``, unless all values are numbers or booleans, or spell whole numbers,
+        as the 0 and 1 of a CSV file do, which are ``int``; "007" does not.
 
     Raises
     ------

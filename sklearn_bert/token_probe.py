@@ -76,6 +76,8 @@ class BertTokenProbeClassifier(HasHead, WordEstimator):
         Numbers are layers; several are concatenated. "mix" weights all layers by a
         softmax and a scale that are learned jointly with a linear model of strength
         `C`. "cv" scores each layer by cross-validation over texts and keeps the best.
+        The last layer is seldom the best for words: layer 2 of the default model told
+        parts of speech apart 9 points better (Benchmarks, Sweeps).
     subwords : {"first", "mean", "last"}, default="mean"
         Which of a word's tokens stand for it.
     word_pattern : str or re.Pattern, default=r"\S+"

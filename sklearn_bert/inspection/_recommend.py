@@ -196,9 +196,8 @@ default="classification"
         What must be reached for new texts. If a CPU is too slow for the whole encoder,
         a lower layer is recommended, which costs less.
     device : {"cpu", "cuda", "mps"}, default="cpu"
-        "cuda:1" and "gpu" are "cuda".
-        Where the encoder runs. Training it is recommended on a CPU only if
-        `is_far_domain` or `every_point_counts`.
+        Where the encoder runs; "cuda:1" and "gpu" are "cuda". Training it is
+        recommended on a CPU only if `is_far_domain` or `every_point_counts`.
     reuses_features : bool, default=False
         Whether the same texts serve several classifiers, tasks or searches: then the
         encoder stays frozen, and features are kept.
