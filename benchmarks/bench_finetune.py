@@ -2,8 +2,9 @@
 
 Protocol. A process each, interleaved rounds; in every round each contender trains one
 epoch on the same short texts (docstring summaries cut to drawn lengths) with two
-classes, in float32, by AdamW, 16 texts a step, gradients cut to norm 1, dropout as the
-checkpoint says. All have trained one epoch before the first round, so what is computed
+classes, by AdamW, 16 texts a step, gradients cut to norm 1, dropout as the checkpoint
+says. Weights are float32, and so is what is computed, but for two contenders under
+torch's autocast to bfloat16, where the machine has arithmetic for it. All have trained one epoch before the first round, so what is computed
 once is not counted: it is reported as seconds before the first epoch. The plain loop
 freezes by ``requires_grad_(False)`` and pads each batch to its longest text; once with
 batches drawn at random and once with the batches of like length that sklearn_bert
@@ -31,7 +32,11 @@ CONTENDERS = {
     "transformers, batches of like length": {"how": "plain", "is_sorted": True},
     "sklearn_bert": {"how": "own", "keeps_states": True},
     "sklearn_bert, frozen layers recomputed": {"how": "own", "keeps_states": False},
-}
+    "transformers, like length, bfloat16": {
+        "how": "plain", "is_sorted": True, "dtype": "bfloat16",
+    },
+    "sklearn_bert, bfloat16": {"how": "own", "keeps_states": True, "dtype": "bfloat16"},
+}  # fmt: skip
 TEXTS_PER_STEP = 16
 RATES = {"encoder": 1e-5, "head": 1e-4}
 
@@ -47,14 +52,14 @@ def make_data(texts):
     return Data(given, np.arange(len(given)) % 2, weights)
 
 
-def make_trainer(model, texts, n_frozen, max_iter, keeps_states):
+def make_trainer(model, texts, n_frozen, max_iter, keeps_states, dtype="float32"):
     from sklearn_bert.checkpoint import find_checkpoint
     from sklearn_bert.training import Recipe, Trainer
     from sklearn_bert.tuned import Design, TunedNetwork
 
     design = Design(
         poolings=("mean",), max_length=common.MAX_LENGTH, prompt="", hidden_size=0,
-        n_outputs=2, is_multilabel=False, dtype="float32",
+        n_outputs=2, is_multilabel=False, dtype=dtype,
     )  # fmt: skip
     recipe = Recipe(
         n_frozen=n_frozen, unfreezing="none", head_warmup=0,
@@ -67,7 +72,7 @@ def make_trainer(model, texts, n_frozen, max_iter, keeps_states):
     return Trainer(network, recipe, make_data(texts), keeps_states=keeps_states)
 
 
-def prepare_plain(model, texts, n_frozen, max_iter, is_sorted):
+def prepare_plain(model, texts, n_frozen, max_iter, is_sorted, dtype="float32"):
     """Return a function that trains an epoch as one would write it."""
     import numpy as np
     import torch
@@ -116,7 +121,8 @@ def prepare_plain(model, texts, n_frozen, max_iter, is_sorted):
             inputs = tokenizer.pad(
                 {"input_ids": [encoded[i] for i in rows]}, return_tensors="pt"
             ).to(device)
-            states = network(**inputs).last_hidden_state
+            with torch.autocast(device, torch.bfloat16, enabled=dtype == "bfloat16"):
+                states = network(**inputs).last_hidden_state.float()
             mask = inputs["attention_mask"].unsqueeze(-1)
             scores = head((states * mask).sum(1) / mask.sum(1))
             targets = torch.from_numpy(data.targets[rows]).to(device)
@@ -131,6 +137,8 @@ def prepare_plain(model, texts, n_frozen, max_iter, is_sorted):
 
 
 def prepare(model, texts, n_frozen, max_iter, how, **options):
+    if options.get("dtype") == "bfloat16" and not common.has_bfloat16():
+        raise RuntimeError("this processor has no bfloat16 arithmetic")
     started = time.perf_counter()
     if how == "plain":
         epoch = prepare_plain(model, texts, n_frozen, max_iter, **options)
