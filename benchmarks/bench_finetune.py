@@ -4,11 +4,12 @@ Protocol. A process each, interleaved rounds; in every round each contender trai
 epoch on the same short texts (docstring summaries cut to drawn lengths) with two
 classes, by AdamW, 16 texts a step, gradients cut to norm 1, dropout as the checkpoint
 says. Weights are float32, and so is what is computed, but for two contenders under
-torch's autocast to bfloat16, where the machine has arithmetic for it. All have trained one epoch before the first round, so what is computed
-once is not counted: it is reported as seconds before the first epoch. The plain loop
-freezes by ``requires_grad_(False)`` and pads each batch to its longest text; once with
-batches drawn at random and once with the batches of like length that sklearn_bert
-makes. sklearn_bert also runs with the states of the frozen layers recomputed.
+torch's autocast to bfloat16, where the machine has arithmetic for it. All have trained
+one epoch before the first round, so what is computed once is not counted: it is
+reported as seconds before the first epoch. The plain loop freezes by
+``requires_grad_(False)`` and pads each batch to its longest text; once with batches
+drawn at random and once with the batches of like length that sklearn_bert makes.
+sklearn_bert also runs with the states of the frozen layers recomputed.
 
 Command: ``python benchmarks/bench_finetune.py [--cases ...] [--texts N] [--rounds N]
 [--keep | --out FILE] [--short]``

@@ -37,8 +37,8 @@ PACKED = "sklearn_bert_packed"
 # Where weights are wanted, they are made for so many queries at a time: the memory that
 # they take grows with the tokens of a batch, not with the square of a text's length.
 _QUERIES = 256
-# Where attention is two matrix products: tokens of a run from which on it is, and scores
-# in memory at a time. Both measured in bfloat16 with AVX-512.
+# Where attention may be two matrix products: tokens of a run from which on it is, and
+# scores in memory at a time. Both measured in bfloat16 with AVX-512.
 _PRODUCTS_FROM = 32
 _SCORES = 2**21
 _LANES = 32  # numbers in a register
@@ -240,7 +240,8 @@ def _by_products(
     n_keys = length
     if length % _LANES > _LANES // 4:  # the softmax is slow in the rest of a row
         n_keys += -length % _LANES
-        key, value = (F.pad(states, (0, 0, 0, n_keys - length)) for states in (key, value))
+        spare = (0, 0, 0, n_keys - length)
+        key, value = F.pad(key, spare), F.pad(value, spare)
     # (n_texts * n_heads, length or n_keys, head_size)
     query, key, value = (states.flatten(0, 1) for states in (query, key, value))
     output = torch.empty_like(query, memory_format=torch.contiguous_format)

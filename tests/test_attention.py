@@ -159,7 +159,7 @@ def test_products_give_what_the_kernel_does(
     assert_close(output, expected)
     assert max(size for size, _ in products) <= max(n_scores, 64)  # a query's, at least
     widths = {width for _, width in products}
-    assert {64, 5} <= widths  # 41 keys fill registers to the end; 5 are left as they are
+    assert {64, 5} <= widths  # 41 keys fill registers to the end; 5 stay as they are
 
 
 def test_products_are_for_bfloat16_on_a_cpu_with_arithmetic_for_it(monkeypatch):
