@@ -43,8 +43,9 @@ _TOLERANCE = 3e-4
 _MEMORY = 20  # steps that L-BFGS recalls; with 10 it takes up to an eighth more of them
 # L-BFGS needs 20 to 100 passes. Where one reads more than this, and perhaps not from
 # memory, mini-batches need five: 400,000 texts of 7 layers, 90,000 texts' token states.
-# In memory both take the same time (benchmarks/bench_mini_batches.py), and mini-batches
-# move a layer's weight by a tenth.
+# Of layers in memory both take the same time (benchmarks/bench_mini_batches.py), and
+# mini-batches move a weight by a tenth. Of tokens L-BFGS takes 3 to 34 times as long
+# and ends elsewhere, which is better on some tasks and worse on others.
 _FULL_BYTES = 2**32
 _EPOCHS = 5
 _TEXTS_PER_STEP = 256
