@@ -502,6 +502,7 @@ def test_packed_batches_are_few_and_of_like_size(load, monkeypatch, n_texts):
 
 
 def test_padded_batches_with_their_padding_stay_in_the_budget(load, monkeypatch):
+    monkeypatch.setattr(sklearn_bert.encoder, "_MAX_WORKERS", 1)  # they come in order
     encoder = load("mpnet")
     encoder.budget = 300
     batches = record_batches(monkeypatch)
@@ -524,6 +525,7 @@ def test_a_text_longer_than_the_budget_runs_alone(load, monkeypatch, layout):
 @pytest.mark.parametrize("layout", ["packed", "padded"])
 @pytest.mark.parametrize("batch_size", [1, 7, 50, 1000])
 def test_a_batch_size_is_respected(load, monkeypatch, batch_size, layout):
+    monkeypatch.setattr(sklearn_bert.encoder, "_MAX_WORKERS", 1)  # they come in order
     encoder = load("bert", layout=layout)
     batches = record_batches(monkeypatch)
     plan = Plan(MEAN.columns, 64, batch_size=batch_size)
