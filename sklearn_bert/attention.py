@@ -170,6 +170,8 @@ def _run_by_run(
     scaling: float | None,
     sliding_window: int | None,
 ) -> Tensor:
+    if scaling is None:
+        scaling = packed[0].shape[-1] ** -0.5
     result = torch.empty_like(packed[0], memory_format=torch.contiguous_format)
     received = []
     start = 0
@@ -227,15 +229,10 @@ def _by_products(
     key: Tensor,
     value: Tensor,
     mask: Tensor | None,
-    scaling: float | None,
+    scaling: float,
 ) -> Tensor:
     """Attend by two matrix products, with a bounded part of the scores in memory."""
-    if scaling is None:
-        scaling = query.shape[-1] ** -0.5
-    n_shared = query.shape[1] // key.shape[1]
-    if n_shared > 1:
-        key = key.repeat_interleave(n_shared, dim=1)
-        value = value.repeat_interleave(n_shared, dim=1)
+    key, value = (_of_all_heads(states, query) for states in (key, value))
     shape, length = query.shape, query.shape[2]
     n_keys = length
     if length % _LANES > _LANES // 4:  # the softmax is slow in the rest of a row
@@ -263,13 +260,10 @@ def _by_products(
 
 
 def _received(
-    query: Tensor, key: Tensor, mask: Tensor | None, scaling: float | None
+    query: Tensor, key: Tensor, mask: Tensor | None, scaling: float
 ) -> Tensor:
     """Return the attention that each token of a run receives, (n_texts, length)."""
-    if scaling is None:
-        scaling = query.shape[-1] ** -0.5
-    if key.shape[1] != query.shape[1]:
-        key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
+    key = _of_all_heads(key, query)
     n_texts, n_heads, length, _ = query.shape
     received = query.new_zeros((n_texts, length), dtype=torch.float32)
     for start in range(0, length, _QUERIES):
@@ -279,6 +273,12 @@ def _received(
             scores = scores.masked_fill(~mask[some], -float("inf"))
         received += scores.softmax(dim=-1, dtype=torch.float32).sum(dim=(1, 2))
     return received / (n_heads * length)
+
+
+def _of_all_heads(states: Tensor, query: Tensor) -> Tensor:
+    """Repeat keys or values that several heads of the query share."""
+    n_shared = query.shape[1] // states.shape[1]
+    return states if n_shared == 1 else states.repeat_interleave(n_shared, dim=1)
 
 
 def _no_mask(*args: Any, **kwargs: Any) -> None:
