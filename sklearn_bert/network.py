@@ -357,21 +357,24 @@ class Network:
         A copy that gives other numbers is not used: code may reach modules in ways that
         no copy sees. Not while a thread runs it.
         """
-        while len(self._idle) < n_threads and self._is_copyable:
+        if len(self._idle) < n_threads and self._is_copyable:
             try:
-                copied = self._runner.copy()
-                expected, found = map(self._trial_states, (self._runner, copied))
-                is_same = len(expected) == len(found) and all(
-                    map(torch.allclose, found, expected)
-                )
-                if not is_same:
-                    raise ValueError("a copy gives other numbers")
-                self._idle.insert(0, copied)
+                expected = self._trial_states(self._runner)
+                while len(self._idle) < n_threads:
+                    copied = self._runner.copy()
+                    found = self._trial_states(copied)
+                    is_same = len(expected) == len(found) and all(
+                        map(torch.allclose, found, expected)
+                    )
+                    if not is_same:
+                        raise ValueError("a copy gives other numbers")
+                    self._idle.insert(0, copied)
             except Exception as error:  # a checkpoint's own code may hold anything
-                if is_out_of_memory(error):
-                    break
-                logger.info("one batch at a time, as modules have no copy: %r", error)
-                self._is_copyable = False
+                if not is_out_of_memory(error):
+                    logger.info(
+                        "one batch at a time, as modules have no copy: %r", error
+                    )
+                    self._is_copyable = False
         return min(n_threads, len(self._idle))
 
     def _trial_states(self, runner: _Runner) -> list[Tensor]:
