@@ -46,15 +46,8 @@ if TYPE_CHECKING:
     from .network import Execution
 
 __all__ = [
-    "WORK",
-    "Engine",
-    "Work",
-    "chunks_of",
-    "every_cut_told",
-    "execution",
-    "iter_features",
-    "n_chunks_of",
-    "tokens_of",
+    "WORK", "Engine", "Work", "chunks_of", "every_cut_told", "execution",
+    "iter_features", "n_chunks_of", "tokens_of",
 ]  # fmt: skip
 
 _WINDOW_TEXTS = 512  # texts per claim and shard: one to two seconds of work on a CPU

@@ -600,10 +600,8 @@ class Trainer:
         keys = [*self._identity, *(key for key in theirs if key not in self._identity)]
         other = [k for k in keys if theirs.get(k) != self._identity.get(k)]
         follow = {name for cause in other for name in _FOLLOWS.get(cause, ())}
-        if "held-out texts" not in {
-            *theirs,
-            *self._identity,
-        }:  # the seed holds none out
+        # Where none are held out, the seed decides on none.
+        if "held-out texts" not in {*theirs, *self._identity}:
             follow -= {name for name in _OUT if "random_state" in other}
         other = [key for key in other if key not in follow]
         if other:

@@ -565,6 +565,13 @@ def three_workers(monkeypatch):
     torch.set_num_threads(before)
 
 
+def encoded_by_batches(load, budget):
+    """Return an encoder of batches that small, and what it gives."""
+    encoder = load("bert")
+    encoder.budget = budget
+    return encoder, encoder.encode(LONG_AND_SHORT, MEAN)
+
+
 def record_threads(monkeypatch):
     """Return a list of the threads in which batches run, and torch's in each."""
     seen, run = [], Network.run
@@ -647,9 +654,7 @@ def test_copies_for_threads_share_the_weights(load):
 def test_a_network_that_cannot_be_copied_runs_in_one_thread(
     load, monkeypatch, three_workers
 ):
-    encoder = load("bert")
-    encoder.budget = 150
-    expected = encoder.encode(LONG_AND_SHORT, MEAN)
+    _, expected = encoded_by_batches(load, 150)
 
     class NoCopy:
         def __deepcopy__(self, memo):
@@ -670,9 +675,7 @@ def test_a_network_that_cannot_be_copied_runs_in_one_thread(
 
 
 def test_a_copy_that_is_none_is_not_used(load, three_workers):
-    encoder = load("bert")
-    encoder.budget = 150
-    expected = encoder.encode(LONG_AND_SHORT, MEAN)
+    _, expected = encoded_by_batches(load, 150)
     again = load("bert")
     again.budget = 150
     model = again.network._model
@@ -685,9 +688,7 @@ def test_a_copy_that_is_none_is_not_used(load, three_workers):
 def test_a_text_that_fits_only_by_itself_runs_when_others_are_done(
     load, monkeypatch, three_workers
 ):
-    encoder = load("bert")
-    encoder.budget = 64
-    expected = encoder.encode(LONG_AND_SHORT, MEAN)
+    encoder, expected = encoded_by_batches(load, 64)
     run, running, lock = Network.run, [], threading.Lock()
 
     def crowded(self, batch, last, use):
@@ -709,9 +710,7 @@ def test_a_text_that_fits_only_by_itself_runs_when_others_are_done(
 def test_a_process_without_room_for_threads_encodes_all(
     load, monkeypatch, three_workers
 ):
-    encoder = load("bert")
-    encoder.budget = 150
-    expected = encoder.encode(LONG_AND_SHORT, MEAN)
+    encoder, expected = encoded_by_batches(load, 150)
 
     def full(self):
         raise RuntimeError("can't start new thread")
@@ -729,9 +728,7 @@ def test_few_tokens_are_one_batch_for_all_threads(load, monkeypatch):
 
 @pytest.mark.parametrize("error", [RuntimeError("no"), KeyboardInterrupt()])
 def test_an_error_in_one_thread_ends_the_call(load, monkeypatch, three_workers, error):
-    encoder = load("bert")
-    encoder.budget = 40
-    expected = encoder.encode(LONG_AND_SHORT, MEAN)
+    encoder, expected = encoded_by_batches(load, 40)
     run, calls = Network.run, []
 
     def failing_once(self, batch, last, use):
