@@ -65,6 +65,7 @@ _POOLINGS = ("cls", "mean", "max", "mean_sqrt_len", "learned_attention")
 _DTYPES = ("auto", "float32", "bfloat16", "float16")
 # Parameters that decide the scores of a fitted network.
 _DECISIVE = ("model", "revision", "pooling", "max_length", "prompt", "dtype")
+_NAMES = ("model", "revision")  # of an encoder, which may have others
 # What fit learns and save writes, beside classes_ and the weights.
 _FACTS = (
     "best_epoch_", "fingerprint_", "history_", "max_length_", "n_bytes_", "n_iter_",
@@ -545,6 +546,18 @@ sequence of them, default="auto"
         trained.weights = classifier._network().weights(trained.names)
         return classifier
 
+    def __copy__(self) -> BertFineTuneClassifier:
+        return self._copy(self.__dict__)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> BertFineTuneClassifier:
+        return self._copy(copy.deepcopy(self.__dict__, memo))
+
+    def _copy(self, state: Mapping[str, Any]) -> BertFineTuneClassifier:
+        # A copy has the weights, whatever a pickle has.
+        other = type(self).__new__(type(self))
+        other.__dict__.update(state)
+        return other
+
     def __getstate__(self) -> Any:
         state = dict(super().__getstate__())
         if "_trained" in state and not self.weights_in_pickle:
@@ -559,11 +572,17 @@ sequence of them, default="auto"
     def _refuse_changes(self) -> None:
         """Refuse to go on with parameters that fit has not seen."""
         for name, now in self._decisive().items():
-            if now != self._fitted_params[name]:
-                raise ValueError(
-                    f"{name} was {self._fitted_params[name]!r} in fit and is {now!r} "
-                    "now; call fit again after set_params."
-                )
+            then = self._fitted_params[name]
+            if now == then or (name in _NAMES and self._is_same_encoder()):
+                continue
+            raise ValueError(
+                f"{name} was {then!r} in fit and is {now!r} now; call fit again after "
+                "set_params."
+            )
+
+    def _is_same_encoder(self) -> bool:
+        """Whether what `model` names now, or names elsewhere, is the encoder of fit."""
+        return bool(self._find_encoder().fingerprint == self.fingerprint_)
 
     def _scores(self, X: Any) -> np.ndarray:
         """Return the head's outputs, (n_texts, n_outputs)."""

@@ -183,6 +183,7 @@ class Trainer:
         being written by one.
     """
 
+    @torch.inference_mode(False)  # of a caller, in which nothing trains
     def __init__(
         self,
         network: TunedNetwork,
@@ -246,7 +247,8 @@ class Trainer:
         layers = self._worth_keeping() if keeps_states else []
         if layers or solves_head:
             self._states, features = self._read(self._pieces, layers, solves_head)
-            if solves_head:
+            if features is not None:
+                self._refuse_broken(features)
                 self._solve_head(features)
         if layers and self._pieces_out:
             self._held_out, _ = self._read(self._pieces_out, layers, False)
@@ -283,7 +285,19 @@ class Trainer:
         to_come = self.schedule[len(self.history) :]
         return [layer for layer in layers if layer in to_come]
 
-    def _solve_head(self, features: Any) -> None:
+    def _refuse_broken(self, features: FloatArray) -> None:
+        n_broken = int((~np.isfinite(features).all(axis=1)).sum())
+        if n_broken:
+            dtype = self.network.design.dtype
+            cure = "its weights are damaged"
+            if dtype != "float32":
+                cure = f"dtype={dtype!r} does not suit it; pass dtype='float32'"
+            raise ValueError(
+                f"The encoder gives {n_broken} of {len(features)} texts features that "
+                f"are not finite, before any training: {cure}."
+            )
+
+    def _solve_head(self, features: FloatArray) -> None:
         """Fit the classifier alone on frozen features, as the probe does.
 
         Standardized features and an L2 penalty; the scaler is folded into the weights.
@@ -357,6 +371,7 @@ class Trainer:
         is_stuck = patience is not None and n_done - since >= patience
         return n_done >= self.recipe.max_iter or is_stuck
 
+    @torch.inference_mode(False)
     @torch.enable_grad()
     def run_epoch(self) -> None:
         """Train on every text once, score, enter it in `history`, keep a checkpoint."""

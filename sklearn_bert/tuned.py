@@ -108,14 +108,16 @@ class Head(nn.Module):
         super().__init__()
         self.poolings = design.poolings
         if "learned_attention" in self.poolings:
-            self.query = nn.Parameter(torch.zeros(width))  # begins as the mean
+            query = torch.zeros(width, dtype=torch.float32)  # begins as the mean
+            self.query = nn.Parameter(query)
         n_in, n_out = width * len(self.poolings), design.n_outputs
+        linear = functools.partial(nn.Linear, dtype=torch.float32)
         if design.hidden_size:
-            middle = nn.Linear(n_in, design.hidden_size)
-            last = nn.Linear(design.hidden_size, n_out)
+            middle = linear(n_in, design.hidden_size)
+            last = linear(design.hidden_size, n_out)
             self.classifier = nn.Sequential(middle, nn.GELU(), last)
         else:
-            self.classifier = nn.Sequential(nn.Linear(n_in, n_out))
+            self.classifier = nn.Sequential(linear(n_in, n_out))
 
     def reset(self) -> None:
         """Draw new weights."""
@@ -185,6 +187,7 @@ class TunedNetwork:
         The checkpoint lacks weights, or its architecture or pooling is not served.
     """
 
+    @torch.inference_mode(False)  # a caller's would make weights that cannot train
     def __init__(self, checkpoint: Checkpoint, design: Design, device: str) -> None:
         self.checkpoint = checkpoint
         self.design = design

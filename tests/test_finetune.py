@@ -423,6 +423,41 @@ def test_a_pickle_and_a_copy_answer_alike(fitted):
         )
 
 
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy])
+def test_a_copy_has_the_weights_that_a_pickle_leaves_out(fitted, copied):
+    expected = fitted.predict_proba(TEXTS)
+    light = copy.deepcopy(fitted).set_params(weights_in_pickle=False)
+    np.testing.assert_array_equal(copied(light).predict_proba(TEXTS), expected)
+
+
+def test_a_moved_model_is_the_one_of_fit_and_another_is_not(tiny, tmp_path):
+    place = shutil.copytree(tiny, tmp_path / "model")
+    classifier = make(str(place)).fit(TEXTS, NAMES)
+    expected = classifier.predict_proba(TEXTS)
+    stored = pickle.dumps(classifier)
+    shutil.move(place, tmp_path / "moved")
+    for other in (classifier, pickle.loads(stored)):
+        other.set_params(model=str(tmp_path / "moved"))
+        np.testing.assert_allclose(other.predict_proba(TEXTS), expected, atol=1e-6)
+    another = make_tiny_encoder(tmp_path / "another", seed=7)
+    with pytest.raises(ValueError, match=r"model was '.*' in fit and is '.*' now"):
+        other.set_params(model=another).predict(TEXTS)
+
+
+def test_a_caller_without_gradients_or_in_double_trains_alike(tiny):
+    expected = make(tiny, head="mlp").fit(TEXTS, NAMES).predict_proba(TEXTS)
+    with torch.inference_mode():
+        found = make(tiny, head="mlp").fit(TEXTS, NAMES).predict_proba(TEXTS)
+    np.testing.assert_array_equal(found, expected)
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = make(tiny, head="mlp").fit(TEXTS, NAMES).predict_proba(TEXTS)
+    finally:
+        torch.set_default_dtype(default)
+    np.testing.assert_array_equal(found, expected)
+
+
 def test_it_says_how_many_bytes_its_pickle_carries(fitted):
     assert fitted.n_bytes_ == 4 * fitted.history_[-1]["n_trainable"]
     assert fitted.n_bytes_ < len(pickle.dumps(fitted)) < fitted.n_bytes_ + 10_000

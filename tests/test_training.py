@@ -671,6 +671,14 @@ def test_a_broken_encoder_is_said_in_the_first_step(plain):
         trainer.run_epoch()
 
 
+def test_a_broken_encoder_is_said_before_a_head_is_fitted(plain):
+    network = network_of(plain)
+    with torch.no_grad():
+        network.model.encoder.layer[2].output.dense.bias.fill_(math.nan)
+    with pytest.raises(ValueError, match=r"gives 12 of 12 texts features that are not"):
+        Trainer(network, replace(RECIPE, head_warmup="probe"), DATA)
+
+
 def leave_room(monkeypatch, network, n_layers):
     """Leave room on the disk for the states of so many layers, and a half."""
     n_tokens = sum(len(piece) for piece in network.pieces(DATA.texts))
