@@ -103,7 +103,8 @@ def tag(task: str, train: Part, test: Part, memory: str) -> dict[str, dict]:
         "most frequent tag": {"score": judge(task, true, most_frequent(train, words))}
     }
     n_layers = find_checkpoint(DEFAULT_MODEL).n_layers
-    layers = {f"layer {k}": k for k in range(n_layers + 1)} | {'"mix"': "mix"}
+    layers = {f"layer {k}": k for k in range(n_layers + 1)}
+    layers |= {"last four": [-4, -3, -2, -1], '"mix"': "mix"}
     for name, layer in layers.items():
         started = time.perf_counter()
         probe = BertTokenProbeClassifier(layer=layer, memory=memory, store_layers="all")
