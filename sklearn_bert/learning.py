@@ -11,7 +11,8 @@ Level 2 of the module map: imports `layers`, `objective` and `ragged`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, TypeVar
+from dataclasses import replace
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +31,7 @@ Learned = TypeVar("Learned")
 _FEW_OUTPUTS = 16  # of the linear model; measured on 7 layers of 384
 _MAX_CONVERTED = 2**28  # numbers, a gigabyte: more are converted batch by batch
 _BATCH_BYTES = 2**22  # of token states worked on at once: they stay in the cache
+_ROUNDING = 1e-5  # of a mean: what varies less does not
 
 
 def as_classes(y: NDArray[Any]) -> NDArray[Any]:
@@ -43,18 +45,23 @@ def fit_scalar_mix(
     *,
     C: float = 0.01,
     sample_weight: NDArray[np.float64] | None = None,
-    scale_layers: bool = True,
+    standardize: bool = True,
     max_iter: int = 1000,
     on_step: Callable[[Callable[[], ScalarMix]], bool] | None = None,
     who: str = "layer_combination='scalar_mix'",
 ) -> ScalarMix:
-    """Learn layer weights and gamma jointly with a linear head on stored features.
+    """Learn layer weights jointly with a linear head on stored features.
 
     Layers are first divided by their standard deviation, since raw weights mislead
-    where layer norms differ (Fayyaz et al. 2021). Then softmax weights, gamma and a
-    linear model are fitted together by L-BFGS: multinomial logistic loss for classes,
-    logistic loss per label for a multilabel indicator, squared loss on the
-    standardised target for numbers. The linear model is discarded.
+    where layer norms differ (Fayyaz et al. 2021). Then softmax weights and a linear
+    model of the standardized mix are fitted together by L-BFGS: multinomial logistic
+    loss for classes, logistic loss per label for a multilabel indicator, squared loss
+    on the standardised target for numbers. The linear model is discarded; gamma is what
+    gives features of the training texts a spread of 1.
+
+    The linear model has to see what the one that follows will see. Of features that are
+    not standardized a penalty wants those of large spread, whatever they say, and a
+    weighting that makes them.
 
     Parameters
     ----------
@@ -64,14 +71,15 @@ def fit_scalar_mix(
         Target. Whole numbers are classes, unless there are more than 20 distinct ones
         and fewer than 5 texts for each: then they are numbers.
     C : float, default=0.01
-        Inverse strength of the L2 penalty on the linear model and log(gamma), which
-        makes their scales unique; the layer logits get a tenth of it, which keeps
-        weights near equal until the data speak (measured on four tasks of 1,000 texts:
-        less overfits, more learns nothing).
+        Inverse strength of the L2 penalty on the linear model; the layer logits get a
+        tenth of it, which keeps weights near equal until the data speak (a third or
+        three times as much differed by less than a point on nine tasks of 800 texts).
     sample_weight : ndarray of shape (n_texts,), default=None
         Weight of each text in the loss.
-    scale_layers : bool, default=True
-        Whether layers are divided by their standard deviation first.
+    standardize : bool, default=True
+        Whether layers are divided by their standard deviation first, and what the
+        linear model sees by that of each feature, as a `StandardScaler` before it does.
+        Without it gamma is learned too, and log(gamma) shares the penalty.
     max_iter : int, default=1000
         Largest number of L-BFGS iterations, and of epochs of mini-batches, of which
         there are five.
@@ -93,13 +101,12 @@ def fit_scalar_mix(
     """
     labels = Labels(y, len(block), sample_weight, who)
     _, n_poolings, n_layers, width = block.shape
-    objective = Objective(labels, n_poolings * width, C, n_layers=n_layers)
-    layers = _Layers(block, objective, scale_layers=scale_layers)
-
-    def learned(theta: Theta) -> ScalarMix:
-        return _mix(objective, theta, layers.scales)
-
-    return _minimise(objective, layers, max_iter, learned, on_step)
+    # Of standardized features a scale shows nowhere.
+    objective = Objective(
+        labels, n_poolings * width, C, n_layers=n_layers, has_gamma=not standardize
+    )
+    layers = _Layers(block, objective, standardizes=standardize)
+    return _minimise(objective, layers, max_iter, layers.mix, on_step)
 
 
 def _minimise(
@@ -117,9 +124,13 @@ def _minimise(
     return learned(objective.minimise(source, max_iter, told))
 
 
-def _mix(objective: Objective, theta: Theta, scales: FloatArray) -> ScalarMix:
-    weights = objective.parts(theta).weights
-    return ScalarMix(weights, objective.gamma(theta), scales.astype(np.float32))
+def _mix(weights: FloatArray, gamma: float, scales: FloatArray) -> ScalarMix:
+    return ScalarMix(weights, gamma, scales.astype(np.float32))
+
+
+def _gamma_of(spreads: FloatArray) -> float:
+    """Return the gamma by which features of these spreads have one of 1."""
+    return float(1 / np.sqrt(np.mean(spreads.astype(np.float64) ** 2)))
 
 
 def fit_token_attention(
@@ -129,7 +140,7 @@ def fit_token_attention(
     learns_layers: bool = False,
     C: float = 0.01,
     sample_weight: NDArray[np.float64] | None = None,
-    scale_layers: bool = True,
+    standardize: bool = True,
     max_iter: int = 1000,
     on_step: Callable[[Callable[[], Attention]], bool] | None = None,
     who: str = "pooling='learned_attention'",
@@ -139,7 +150,10 @@ def fit_token_attention(
     A text's vector is the mean of its token states weighted by a softmax over
     ``states @ query``. The query begins at zero, where that is the plain mean, and is
     fitted with the linear model, and if asked with the layer weights, by L-BFGS. States
-    are standardised for the fit: each feature of one layer, each layer of several.
+    are standardised for the fit: each feature of one layer, each layer of several; and
+    so are the vectors of texts that the linear model sees. Without that, a penalty on
+    the linear model is cheaper where few tokens count, as their states vary more than
+    their means: the query then picks single words for no other reason.
 
     Parameters
     ----------
@@ -151,11 +165,12 @@ def fit_token_attention(
     learns_layers : bool, default=False
         Whether layers are weighted as in `fit_scalar_mix`, before tokens are.
     C : float, default=0.01
-        Inverse strength of the L2 penalty on the linear model and log(gamma); the
-        query gets ten times as much of it.
+        Inverse strength of the L2 penalty on the linear model; the query gets three
+        times as much of it.
     sample_weight : ndarray of shape (n_texts,), default=None
-    scale_layers : bool, default=True
-        Whether states are standardised.
+    standardize : bool, default=True
+        Whether states are standardised, and the vectors of texts. Without it a gamma is
+        learned as in `fit_scalar_mix`.
     max_iter : int, default=1000
     on_step : callable, default=None
         As in `fit_scalar_mix`.
@@ -177,15 +192,17 @@ def fit_token_attention(
     """
     labels = Labels(y, len(rows), sample_weight, who)
     _, n_layers, width = rows.values.shape
-    n_mixed = n_layers if learns_layers else 0
-    objective = Objective(labels, width, C, n_layers=n_mixed, n_query=width)
-    tokens = _Tokens(_in_float32(rows), objective, scale_layers=scale_layers)
+    objective = Objective(
+        labels, width, C, n_layers=n_layers if learns_layers else 0, n_query=width,
+        has_gamma=not standardize,
+    )  # fmt: skip
+    tokens = _Tokens(_in_float32(rows), objective, standardizes=standardize)
 
     def learned(theta: Theta) -> Attention:
         query = objective.parts(theta).query / tokens.per_feature
         mix = None
         if learns_layers:
-            mix = _mix(objective, theta, tokens.per_layer[np.newaxis])
+            mix = tokens.mix(theta)
             query /= mix.gamma
         return query.astype(np.float32), mix
 
@@ -193,14 +210,15 @@ def fit_token_attention(
 
 
 class _Layers:
-    """Features by layer as the objective reads them: centred, scaled, and mixed.
+    """Features by layer as the objective reads them: mixed, and standardized.
 
     Parameters
     ----------
     block : ndarray of shape (n_texts, n_poolings, n_layers, width)
         Read in parts that fit in the cache; never copied as a whole.
     objective : Objective
-    scale_layers : bool
+    standardizes : bool
+        Whether layers, and then what is made of them, have unit spread.
 
     Attributes
     ----------
@@ -209,13 +227,13 @@ class _Layers:
     """
 
     def __init__(
-        self, block: FloatArray, objective: Objective, *, scale_layers: bool
+        self, block: FloatArray, objective: Objective, *, standardizes: bool
     ) -> None:
         self._block, self._objective = block, objective
-        self._means, self.scales = _moments_of_texts(
-            block, objective.labels.share_of_rows
-        )
-        if not scale_layers:
+        share = objective.labels.share_of_rows
+        self._means, self.scales, self._covariances = _moments_of_texts(block, share)
+        self._standardizes = standardizes
+        if not standardizes:
             self.scales = np.ones_like(self.scales)
         self.n_bytes = block.nbytes
         self._size = max(1, _BATCH_BYTES // max(1, block[:1].nbytes))
@@ -223,14 +241,54 @@ class _Layers:
     def vectors(self, texts: Indices | None) -> FloatArray:
         factors = 1 / (self.scales.shape[1] * self.scales)  # all layers alike
         parts = [self._mixed(part, factors) for _, part in self._batches(texts)]
-        return np.concatenate(parts)
+        vectors = np.concatenate(parts)
+        if self._standardizes:
+            vectors /= self._spreads(factors)[0].ravel()
+        return vectors
 
     def add(self, parts: Parts, texts: Indices | None) -> tuple[float, Theta]:
         # With few outputs all layers are projected at once; with many, they are mixed
         # first.
-        if self._objective.n_outputs <= _FEW_OUTPUTS:
-            return self._add_projected(parts, texts)
-        return self._add_mixed(parts, texts)
+        is_few = self._objective.n_outputs <= _FEW_OUTPUTS
+        add = self._add_projected if is_few else self._add_mixed
+        factors = parts.weights / self.scales
+        if not self._standardizes:
+            loss, slopes = add(parts, factors, texts)
+            return loss, (slopes / self.scales).sum(axis=0)
+        # A head on features that are divided by their spread is one of other weights
+        # on features that are not; the spread follows the factors.
+        spreads, towards = self._spreads(factors)
+        columns = spreads.reshape(-1, 1)
+        plain = replace(
+            parts,
+            head=parts.head / columns,
+            gradient_of_head=np.zeros_like(parts.gradient_of_head),
+        )
+        loss, slopes = add(plain, factors, texts)
+        parts.gradient_of_head += plain.gradient_of_head / columns
+        of_spreads = -(plain.gradient_of_head * plain.head).sum(axis=1)
+        of_spreads = of_spreads.reshape(spreads.shape) / spreads
+        slopes += np.einsum("pw,pwl->pl", of_spreads, towards)
+        return loss, (slopes / self.scales).sum(axis=0)
+
+    def mix(self, theta: Theta) -> ScalarMix:
+        """Return what parameters make of layers."""
+        weights = self._objective.parts(theta).weights
+        if not self._standardizes:
+            return _mix(weights, self._objective.gamma(theta), self.scales)
+        spreads, _ = self._spreads(weights / self.scales)
+        return _mix(weights, _gamma_of(spreads), self.scales)
+
+    def _spreads(self, factors: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Return the spread of each mixed feature, and its gradient for the factors.
+
+        Of shape (n_poolings, width) and (n_poolings, width, n_layers).
+        """
+        towards = np.einsum("pwlm,pm->pwl", self._covariances, factors)
+        variances = np.einsum("pwl,pl->pw", towards, factors)
+        means = np.einsum("pl,plw->pw", factors, self._means)
+        spreads = _spread_of(variances, means)
+        return spreads, towards / spreads[..., np.newaxis]
 
     def _batches(self, texts: Indices | None) -> Iterator[tuple[Indices, FloatArray]]:
         n_texts = len(self._block if texts is None else texts)
@@ -247,25 +305,27 @@ class _Layers:
         mixed -= np.einsum("pl,plw->pw", factors, self._means)
         return mixed.reshape(len(part), -1)
 
-    def _add_mixed(self, parts: Parts, texts: Indices | None) -> tuple[float, Theta]:
+    # Two ways of the same: add the gradients of the head, return the loss and its
+    # gradient for the factors, (n_poolings, n_layers).
+
+    def _add_mixed(
+        self, parts: Parts, factors: FloatArray, texts: Indices | None
+    ) -> tuple[float, Theta]:
         n_poolings, n_layers, width = self._means.shape
-        factors = parts.weights / self.scales
-        loss, slopes = 0.0, np.zeros(n_layers)
+        loss, slopes = 0.0, np.zeros((n_poolings, n_layers))
         for which, part in self._batches(texts):
             mixed = self._mixed(part, factors)
             of_batch, towards = self._objective.add_head(parts, mixed, which)
             loss += of_batch
             towards = towards.reshape(len(which), n_poolings, width)
-            of_layers = np.matmul(part, towards[..., np.newaxis])[..., 0].sum(axis=0)
-            of_layers -= np.einsum("plw,pw->pl", self._means, towards.sum(axis=0))
-            slopes += (of_layers / self.scales).sum(axis=0)
+            slopes += np.matmul(part, towards[..., np.newaxis])[..., 0].sum(axis=0)
+            slopes -= np.einsum("plw,pw->pl", self._means, towards.sum(axis=0))
         return loss, slopes
 
     def _add_projected(
-        self, parts: Parts, texts: Indices | None
+        self, parts: Parts, factors: FloatArray, texts: Indices | None
     ) -> tuple[float, Theta]:
         n_poolings, _, width = self._means.shape
-        factors = parts.weights / self.scales
         head = parts.head.reshape(n_poolings, width, -1)
         columns = np.einsum("pl,pwk->plwk", factors, head)
         columns = columns.reshape(-1, len(parts.intercepts))
@@ -284,147 +344,148 @@ class _Layers:
         of_head = np.einsum("kplw,pl->pwk", slopes, factors)
         parts.gradient_of_head += of_head.reshape(parts.head.shape)
         parts.gradient_of_intercepts += total
-        return loss, np.einsum("kplw,pwk,pl->l", slopes, head, 1 / self.scales)
-
-
-class _Frame(NamedTuple):
-    """What stands between token states and the vectors that the linear model sees."""
-
-    factors: FloatArray  # (n_layers,)
-    means: FloatArray  # (n_layers, width)
-    per_feature: FloatArray  # (width,)
+        return loss, np.einsum("kplw,pwk->pl", slopes, head)
 
 
 class _Tokens:
-    """Token states as the objective reads them: scaled, mixed, and pooled by a query.
+    """Token states as the objective reads them: mixed, pooled by a query, standardized.
 
     Parameters
     ----------
     rows : Ragged
         Values of shape (n_rows, n_layers, width).
     objective : Objective
-    scale_layers : bool
+    standardizes : bool
+        Whether states, and then the vectors of texts, have unit spread.
 
     Attributes
     ----------
     per_layer : ndarray of shape (n_layers,)
+        What layers are divided by before they are weighted.
     per_feature : ndarray of shape (width,)
-        What states are divided by: the one where layers are weighted, else the other.
+        What features are divided by where the query reads them.
     """
 
     def __init__(
-        self, rows: Ragged, objective: Objective, *, scale_layers: bool
+        self, rows: Ragged, objective: Objective, *, standardizes: bool
     ) -> None:
         self._rows, self._objective = rows, objective
-        # (n_layers, width) each
-        self._means, scales = _moments(rows, objective.labels.share_of_rows)
-        n_layers, width = scales.shape
+        spreads = _spreads_of_tokens(rows, objective.labels.share_of_rows)
+        n_layers, width = spreads.shape
         self._learns_layers = objective.n_layers > 0
-        if self._learns_layers:
-            scales = np.sqrt((scales**2).mean(axis=1, keepdims=True))
-        scales = _spread(scales) if scale_layers else np.ones_like(scales)
-        alone = np.ones(1, dtype=np.float32)
-        self.per_layer = scales[:, 0] if self._learns_layers else alone
-        self.per_feature = np.repeat(alone, width) if self._learns_layers else scales[0]
-        self.n_bytes = int(rows.counts.sum()) * n_layers * width * 4
+        self.per_layer = np.ones(n_layers, dtype=np.float32)
+        self.per_feature = np.ones(width, dtype=np.float32)
+        if standardizes:
+            if self._learns_layers:
+                self.per_layer = _spread(np.sqrt((spreads**2).mean(axis=1)))
+            # Layers vary together, so that a mix of them has the mean of their spreads.
+            self.per_feature = _spread((spreads.T / self.per_layer).mean(axis=1))
+        self.n_bytes = 2 * int(rows.counts.sum()) * n_layers * width * 4
+        self._standardizes = standardizes
+        self._at_start = self._moments(self._means(None), None)
 
-    def _frame(self, weights: FloatArray) -> _Frame:
-        factors = (weights if self._learns_layers else np.ones(1)) / self.per_layer
-        return _Frame(factors.astype(np.float32), self._means, self.per_feature)
+    def _means(self, texts: Indices | None) -> FloatArray:
+        """Return vectors of texts where all layers and all tokens count alike."""
+        rows = self._rows if texts is None else self._rows[texts]
+        n_layers, width = len(self.per_layer), len(self.per_feature)
+        even = np.full(n_layers, 1 / n_layers, dtype=np.float32)
+        return attend(rows, np.zeros(width, "f4"), self._factors(even))[0]
+
+    def _factors(self, weights: FloatArray) -> FloatArray:
+        """Return what layers are multiplied by."""
+        if self._learns_layers:
+            return weights / self.per_layer
+        return np.float32(1) / self.per_layer
+
+    def _pooled(
+        self, parts: Parts, texts: Indices | None
+    ) -> tuple[FloatArray, Ragged, Ragged]:
+        """Return vectors of texts, their tokens' weights, and their tokens."""
+        rows = self._rows if texts is None else self._rows[texts]
+        query = (parts.query / self.per_feature).astype(np.float32)
+        vectors, weights = attend(rows, query, self._factors(parts.weights))
+        return vectors, weights, rows
+
+    def _moments(
+        self, vectors: FloatArray, texts: Indices | None
+    ) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Return each text's share, and mean and spread of each feature."""
+        share = self._objective.labels.share_of_rows
+        share = share if texts is None else share[texts]
+        share = (share / max(share.sum(), np.finfo(float).tiny)).astype(np.float32)
+        means = share @ vectors
+        if not self._standardizes:
+            return share, means, np.ones_like(means)
+        return share, means, _spread_of(share @ (vectors - means) ** 2, means)
 
     def vectors(self, texts: Indices | None) -> FloatArray:
-        rows = self._rows if texts is None else self._rows[texts]
-        n_layers = len(self._means)
-        factors, means, per_feature = self._frame(np.full(n_layers, 1 / n_layers, "f4"))
-        query = np.zeros(len(per_feature), dtype=np.float32)
-        vectors, _ = attend(rows, query, factors)
-        vectors -= factors @ means
-        vectors /= per_feature
-        return vectors
+        _, means, spreads = self._at_start
+        return (self._means(texts) - means) / spreads
 
     def add(self, parts: Parts, texts: Indices | None) -> tuple[float, Theta]:
-        # With few outputs tokens are projected; with many, texts are pooled first.
-        is_few = self._objective.n_outputs <= _FEW_OUTPUTS
-        add = _add_projected if is_few else _add_pooled
-        rows = self._rows if texts is None else self._rows[texts]
-        frame = self._frame(parts.weights)
-        loss, slopes = 0.0, np.zeros(len(frame.factors))
+        vectors, weights, rows = self._pooled(parts, texts)
+        share, means, spreads = self._moments(vectors, texts)
+        vectors -= means
+        vectors /= spreads
+        every = np.arange(len(vectors)) if texts is None else texts
+        loss, towards = self._objective.add_head(parts, vectors, every)
+        # Mean and spread follow the vectors.
+        pull = towards.sum(axis=0)
+        if self._standardizes:
+            pull = pull + vectors * np.einsum("nw,nw->w", towards, vectors)
+        towards -= share[:, np.newaxis] * pull
+        towards /= spreads
+        factors, slopes = self._factors(parts.weights), np.zeros(len(self.per_layer))
         for which, states in rows.batches(_rows_per_batch(rows)):
-            states = states.astype(np.float32, copy=False)
-            counts = rows.counts[which]
-            if texts is not None:
-                which = texts[which]
-            of_batch, of_layers = add(
-                self._objective, parts, states, counts, which, frame
-            )
-            loss += of_batch
-            slopes += of_layers
+            slopes += self._add_tokens(
+                parts, factors, states, weights[which].rows, towards[which],
+                rows.counts[which],
+            )  # fmt: skip
         return loss, slopes / self.per_layer
 
+    def _add_tokens(
+        self,
+        parts: Parts,
+        factors: FloatArray,
+        states: NDArray[Any],
+        weights: FloatArray,
+        towards: FloatArray,
+        counts: NDArray[np.intp],
+    ) -> Theta:
+        """Add the gradient of the query; return that of the factors.
 
-# Of a batch of token states, (n_rows, n_layers, width), two ways of the same: add the
-# gradients of query and head, return the loss and its gradient for the layers' factors.
+        Parameters
+        ----------
+        parts : Parts
+        factors : ndarray of shape (n_layers,)
+        states : ndarray of shape (n_rows, n_layers, width)
+        weights : ndarray of shape (n_rows,)
+        towards : ndarray of shape (n_which, width)
+            The gradient of the loss for the vectors of these texts.
+        counts : ndarray of shape (n_which,)
+        """
+        states = states.astype(np.float32, copy=False)
+        mixed = _mixed(states, factors)
+        of_tokens = np.repeat(towards, counts, axis=0)
+        pull = _pull(np.einsum("nw,nw->n", mixed, of_tokens), weights, counts)
+        parts.gradient_of_query += (pull @ mixed) / self.per_feature
+        if not self._learns_layers:
+            return np.zeros(1)
+        of_tokens *= weights[:, np.newaxis]
+        query = (parts.query / self.per_feature).astype(np.float32)
+        of_tokens += pull[:, np.newaxis] * query
+        slopes: Theta = np.matmul(states, of_tokens[:, :, np.newaxis]).sum(axis=(0, 2))
+        return slopes
 
-
-def _add_pooled(
-    objective: Objective,
-    parts: Parts,
-    states: FloatArray,
-    counts: NDArray[np.intp],
-    which: NDArray[np.intp],
-    frame: _Frame,
-) -> tuple[float, Theta]:
-    factors, means, per_feature = frame
-    query = (parts.query / per_feature).astype(np.float32)
-    mixed = _mixed(states, factors)  # (n_rows, width)
-    weights = _softmax(mixed @ query, counts)
-    vectors = _pooled(mixed, weights, counts) - factors @ means
-    vectors /= per_feature
-    loss, towards = objective.add_head(parts, vectors, which)
-    towards /= per_feature
-    # From the texts' vectors back to their tokens' weights and states.
-    of_token = np.repeat(towards, counts, axis=0)
-    pull = _pull(np.einsum("nw,nw->n", mixed, of_token), weights, counts)
-    parts.gradient_of_query += (pull @ mixed) / per_feature
-    of_token *= weights[:, np.newaxis]
-    of_token += pull[:, np.newaxis] * query
-    slopes = np.matmul(states, of_token[:, :, np.newaxis]).sum(axis=(0, 2))
-    return loss, slopes - means @ towards.sum(axis=0)
-
-
-def _add_projected(
-    objective: Objective,
-    parts: Parts,
-    states: FloatArray,
-    counts: NDArray[np.intp],
-    which: NDArray[np.intp],
-    frame: _Frame,
-) -> tuple[float, Theta]:
-    factors, means, per_feature = frame
-    n_rows, n_layers, width = states.shape
-    head = parts.head / per_feature[:, np.newaxis]
-    query = (parts.query / per_feature).astype(np.float32)
-    columns = np.column_stack([query, head])  # (width, 1 + n_outputs)
-    of_layers = np.multiply.outer(factors, columns).reshape(n_layers * width, -1)
-    states = states.reshape(n_rows, n_layers * width)
-    projected = states @ of_layers
-    weights = _softmax(projected[:, 0], counts)
-    of_tokens = projected[:, 1:]
-    centre = factors @ means
-    scores = _pooled(of_tokens, weights, counts) - centre @ head + parts.intercepts
-    loss, residual = objective.labels.loss(scores, which)
-    parts.gradient_of_intercepts += residual.sum(axis=0)
-    of_rows = np.repeat(residual.astype(np.float32), counts, axis=0)
-    pull = _pull((of_tokens * of_rows).sum(axis=1), weights, counts)
-    slope = np.column_stack([pull, weights[:, np.newaxis] * of_rows])
-    # (1 + n_outputs, n_layers, width)
-    by_layer = (slope.T @ states).reshape(-1, n_layers, width)
-    of_columns = np.einsum("klw,l->wk", by_layer, factors) / per_feature[:, np.newaxis]
-    total = residual.sum(axis=0)
-    parts.gradient_of_query += of_columns[:, 0]
-    parts.gradient_of_head += of_columns[:, 1:] - np.outer(centre / per_feature, total)
-    slopes = np.einsum("klw,wk->l", by_layer, columns).astype(np.float64)
-    return loss, slopes - means @ (head @ total)
+    def mix(self, theta: Theta) -> ScalarMix:
+        """Return what parameters make of layers."""
+        parts = self._objective.parts(theta)
+        scales = self.per_layer[np.newaxis]
+        if not self._standardizes:
+            return _mix(parts.weights, self._objective.gamma(theta), scales)
+        vectors, _, _ = self._pooled(parts, None)
+        _, _, spreads = self._moments(vectors, None)
+        return _mix(parts.weights, _gamma_of(spreads), scales)
 
 
 def _pull(
@@ -528,8 +589,8 @@ def _pooled(
     return pooled
 
 
-def _moments(rows: Ragged, share: NDArray[np.float64]) -> tuple[FloatArray, FloatArray]:
-    """Return mean and standard deviation over tokens, (n_layers, width) each.
+def _spreads_of_tokens(rows: Ragged, share: NDArray[np.float64]) -> FloatArray:
+    """Return the standard deviation over tokens, (n_layers, width).
 
     A token weighs what its text does.
     """
@@ -540,28 +601,42 @@ def _moments(rows: Ragged, share: NDArray[np.float64]) -> tuple[FloatArray, Floa
         sums[0] += np.tensordot(weights, states, axes=1)
         sums[1] += np.einsum("n,nlw,nlw->lw", weights, states, states)
     mean, square = sums / max(float(shares @ rows.counts), np.finfo(np.float64).tiny)
-    deviation = np.sqrt(np.maximum(square - mean**2, 0.0))
-    return mean.astype(np.float32), deviation.astype(np.float32)
+    deviations: FloatArray = np.sqrt(np.maximum(square - mean**2, 0.0)).astype("f4")
+    return deviations
 
 
 def _moments_of_texts(
     block: FloatArray, share: NDArray[np.float64]
-) -> tuple[FloatArray, FloatArray]:
-    """Return weighted means, (n_poolings, n_layers, width), and spreads of layers."""
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Return weighted means, spreads of layers, and how layers vary together.
+
+    Of shape (n_poolings, n_layers, width), (n_poolings, n_layers) and (n_poolings,
+    width, n_layers, n_layers).
+    """
     shares = (share / share.sum()).astype(np.float32)
     shift = block[:256].mean(axis=0)  # near the mean, so that one pass is exact
-    sums, squares = np.zeros(shift.shape), np.zeros(shift.shape[:2])
+    n_poolings, n_layers, width = shift.shape
+    sums = np.zeros(shift.shape)
+    squares = np.zeros((n_poolings, width, n_layers, n_layers))
     for start in range(0, len(block), 256):  # no second copy of the block
         part = block[start : start + 256] - shift
         of_part = shares[start : start + 256]
         sums += np.tensordot(of_part, part, axes=1)
-        lengths = np.einsum("nplw,nplw->npl", part, part)
-        squares += np.tensordot(of_part, lengths, axes=1)
-    variances = (squares - (sums**2).sum(axis=2)) / block.shape[3]
+        part *= np.sqrt(of_part)[:, np.newaxis, np.newaxis, np.newaxis]
+        columns = np.ascontiguousarray(part.transpose(1, 3, 2, 0))
+        squares += columns @ columns.swapaxes(2, 3)
+    squares -= np.einsum("plw,pmw->pwlm", sums, sums)
+    variances = np.einsum("pwll->pl", squares) / width
     spreads = _spread(np.sqrt(np.maximum(variances, 0.0)))
-    return (shift + sums).astype(np.float32), spreads
+    return (shift + sums).astype(np.float32), spreads, squares.astype(np.float32)
 
 
 def _spread(deviations: FloatArray) -> FloatArray:
     """Return what to divide by; 1 where nothing varies."""
     return np.where(deviations > 0, deviations, np.float32(1.0)).astype(np.float32)
+
+
+def _spread_of(variances: FloatArray, means: FloatArray) -> FloatArray:
+    """Return what to divide features by; 1 where no more than rounding varies."""
+    deviations = np.sqrt(np.maximum(variances, 0.0))
+    return _spread(np.where(deviations > _ROUNDING * np.abs(means), deviations, 0.0))

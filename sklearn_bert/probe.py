@@ -80,9 +80,8 @@ class BertProbeClassifier(
         `verbose` are those of `BertVectorizer`, which says more.
     layer : int, sequence of int, "all", "mix" or "cv", default=-1
         Numbers are layers as in `BertVectorizer`; several are concatenated. "mix"
-        weights all layers by a softmax and a scale that are learned jointly with a
-        linear model of strength `C`. "cv" scores each layer by cross-validation and
-        keeps the best.
+        weights all layers by a softmax that is learned jointly with a linear model of
+        strength `C`. "cv" scores each layer by cross-validation and keeps the best.
     pooling : {"auto", "cls", "mean", "max", "mean_sqrt_len", "attention", "pooler", \
 "learned_attention"} or sequence of them, default="auto"
         How the token states of a text become one vector. "learned_attention" trains a
@@ -174,7 +173,8 @@ default="auto"
     layer_weights_ : ndarray of shape (n_layers,)
         Softmax weights of `layers_`; only with ``layer="mix"``.
     gamma_ : float
-        Learned scale; only with ``layer="mix"``.
+        Scale of the mix, which gives features of the training texts a spread of 1; with
+        ``standardize=False`` it is learned. Only with ``layer="mix"``.
     cv_scores_ : ndarray of shape (n_layers, n_folds)
         Score of every layer in every fold; only with ``layer="cv"``. The best mean is
         the choice, and so a little optimistic about new texts. NaN for layers that a
@@ -518,7 +518,7 @@ default="auto"
             **who,
             C=self.C,
             sample_weight=weights,
-            scale_layers=self.standardize,
+            standardize=self.standardize,
             max_iter=self.max_iter,
             on_step=on_step,
         )

@@ -152,7 +152,8 @@ class BertTokenProbeClassifier(HasHead, WordEstimator):
     layer_weights_ : ndarray of shape (n_layers,)
         Softmax weights of `layers_`; only with ``layer="mix"``.
     gamma_ : float
-        Learned scale; only with ``layer="mix"``.
+        Scale of the mix, which gives features of the training words a spread of 1; with
+        ``standardize=False`` it is learned. Only with ``layer="mix"``.
     cv_scores_ : ndarray of shape (n_layers, n_folds)
         Score of every layer in every fold; only with ``layer="cv"``. The best mean is
         the choice, and so a little optimistic about new texts.
@@ -438,7 +439,7 @@ class BertTokenProbeClassifier(HasHead, WordEstimator):
             who="layer='mix'",
             C=self.C,
             sample_weight=self._weights(tags, given),
-            scale_layers=self.standardize,
+            standardize=self.standardize,
             max_iter=self.max_iter,
         )
         learned = {"layer_weights_": every.layer_weights_, "gamma_": every.gamma_}

@@ -217,7 +217,8 @@ class BertTokenVectorizer(  # type: ignore[call-arg] # scikit-learn ships no typ
     layer_weights_ : ndarray of shape (n_layers,)
         Softmax weights; only with ``layer_combination="scalar_mix"``.
     gamma_ : float
-        Learned scale; only with ``layer_combination="scalar_mix"``.
+        What gives features of the training words a spread of 1; only with
+        ``layer_combination="scalar_mix"``.
     layer_scales_ : ndarray of shape (1, n_layers)
         Spread of each layer on the training words; only with "scalar_mix".
     n_iter_ : int

@@ -205,7 +205,8 @@ default="auto"
     layer_weights_ : ndarray of shape (n_layers,)
         Softmax weights; only with ``layer_combination="scalar_mix"``.
     gamma_ : float
-        Learned scale; only with ``layer_combination="scalar_mix"``.
+        What gives features of the training texts a spread of 1; only with
+        ``layer_combination="scalar_mix"``.
     layer_scales_ : ndarray of shape (n_poolings, n_layers)
         Or (1, n_layers) with "learned_attention". Spread of each layer on the training
         texts, by which it is divided before it is weighted; only with

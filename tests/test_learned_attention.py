@@ -305,7 +305,7 @@ def test_its_head_is_fitted_on_what_the_vectorizer_learns(tiny):
     alone._settle()
     frozen = alone._frozen(TEXTS)
     labels = (Y == "good").astype(int).astype(str)
-    query, _ = fit_token_attention(frozen, labels, C=0.5, scale_layers=False)
+    query, _ = fit_token_attention(frozen, labels, C=0.5, standardize=False)
     np.testing.assert_allclose(fitted.vectorizer_.query_, query, atol=1e-5)
     Z = fitted.vectorizer_.transform(TEXTS)
     plain = LogisticRegression(C=0.5, max_iter=1000).fit(Z, Y)

@@ -48,7 +48,7 @@ def test_many_whole_numbers_are_numbers_and_not_classes():
 
 def test_coordinates_of_the_minimiser_change_the_way_and_not_the_end(monkeypatch):
     values, y = informative("multiclass", n_texts=1000)
-    values = values @ np.diag(np.geomspace(0.01, 1, 8)).astype(np.float32)
+    values = values @ (1 + 0.1 * np.eye(8, dtype=np.float32))  # features are alike
     steps = []
     found = fit_scalar_mix(values, y, C=1.0, on_step=lambda now: steps.append(1))
     monkeypatch.setattr(
@@ -70,7 +70,7 @@ def test_a_weak_penalty_hides_no_layer(C):
 def test_features_that_repeat_each_other_are_learned_from(C):
     values, y = informative("binary")
     values = np.tile(values[:6], (50, 1, 1, 4)) * 30
-    mix = fit_scalar_mix(values, np.tile(y[:6], 50), C=C, scale_layers=False)
+    mix = fit_scalar_mix(values, np.tile(y[:6], 50), C=C, standardize=False)
     assert np.isfinite(mix.weights).all()
 
 
@@ -124,9 +124,9 @@ def test_weights_of_each_label_are_those_of_texts_where_they_are_the_same():
         for given in (weights, np.column_stack([weights, weights]))
     )
     np.testing.assert_allclose(labels.weights, rows.weights, atol=1e-6)
-    first = fit_scalar_mix(values, y[:, 0], sample_weight=weights, scale_layers=False)
+    first = fit_scalar_mix(values, y[:, 0], sample_weight=weights, standardize=False)
     only = np.column_stack([weights, np.zeros_like(weights)])
-    alone = fit_scalar_mix(values, y, sample_weight=only, scale_layers=False)
+    alone = fit_scalar_mix(values, y, sample_weight=only, standardize=False)
     np.testing.assert_allclose(alone.weights, first.weights, atol=0.01)
 
 
@@ -158,6 +158,14 @@ def test_scalar_mix_does_not_favour_layers_of_large_norm():
     scaled = values * np.array([1, 1, 1000, 1], dtype=np.float32)[:, np.newaxis]
     mix, other = fit_scalar_mix(values, y), fit_scalar_mix(scaled, y)
     np.testing.assert_allclose(mix.weights, other.weights, atol=1e-3)
+
+
+def test_a_loud_feature_hides_no_quiet_one():
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(1000, 1, 4, 8)).astype(np.float32)
+    y = values[:, 0, 2, 0] > 0
+    values[..., 7] *= 50
+    assert fit_scalar_mix(values, y).weights[2] > 0.7  # near equal, unless standardized
 
 
 def captured(monkeypatch, fit):
@@ -257,6 +265,15 @@ def test_attention_and_layer_weights_are_found_together():
     assert mix.weights[2] > 0.9
 
 
+def test_a_loud_feature_hides_no_token_that_decides():
+    rows, y, places = marked(n_layers=2)
+    rows.values[:, :, 3] *= 50
+    query, mix = fit_token_attention(rows, y, learns_layers=True, C=1.0)
+    _, weights = attend(rows, query, coefficients("scalar_mix", 1, 2, mix)[0])
+    on_it = [part[place] for part, place in zip(weights, places, strict=True)]
+    assert np.mean(on_it) > 0.9
+
+
 def test_without_labels_that_say_anything_attention_stays_near_the_mean():
     rows, y, _ = marked()
     query, _ = fit_token_attention(rows, np.random.default_rng(1).permutation(y))
@@ -295,11 +312,11 @@ def test_mixing_layers_before_or_after_the_mean_is_the_same():
 
 
 @pytest.mark.parametrize("learns_layers", [False, True])
-@pytest.mark.parametrize("scale_layers", [False, True])
+@pytest.mark.parametrize("standardize", [False, True])
 @pytest.mark.parametrize("batch_bytes", [1, 2**22])
 @pytest.mark.parametrize("few_outputs", [0, 16])
 def test_attention_gradient_equals_finite_differences(
-    learns_layers, scale_layers, batch_bytes, few_outputs, monkeypatch
+    learns_layers, standardize, batch_bytes, few_outputs, monkeypatch
 ):
     monkeypatch.setattr(module, "_BATCH_BYTES", batch_bytes)
     monkeypatch.setattr(module, "_FEW_OUTPUTS", few_outputs)
@@ -309,92 +326,116 @@ def test_attention_gradient_equals_finite_differences(
     weights = np.linspace(0, 2, 12)
     fit = partial(
         fit_token_attention, rows, y, learns_layers=learns_layers,
-        scale_layers=scale_layers, sample_weight=weights, C=1.0,
+        standardize=standardize, sample_weight=weights, C=1.0,
     )  # fmt: skip
     check_gradient(*captured(monkeypatch, fit))
 
 
-def naive_objective(logits, gamma, query, head, intercept, rows, y, C):
-    """Loss and penalties of a mix, a query and a head, text by text, in float64."""
-    flat = np.concatenate(list(rows)).astype(np.float64)
-    scales = np.sqrt(flat.var(axis=0).mean(axis=1))
-    factors = gamma * softmax(logits)
+def naive_loss(vectors, head, intercepts, y):
+    """Return the mean loss of a linear model, text by text in double precision."""
     total = 0.0
-    for states, label in zip(rows, y, strict=True):
-        scaled = (states - flat.mean(axis=0)) / scales[:, np.newaxis]
-        mixed = np.einsum("l,nlw->nw", factors, scaled)
-        vector = softmax(mixed @ query) @ mixed
-        score = vector @ head + intercept
-        total += np.log1p(np.exp(-score if label else score)) / len(rows)
-    squares = 0.1 * logits @ logits + np.log(gamma) ** 2
-    squares += 10 * query @ query + head @ head
-    return total + 0.5 * squares / (C * len(rows))
-
-
-def test_the_objective_is_that_of_the_best_gamma_written_text_by_text(monkeypatch):
-    monkeypatch.setattr(objective, "_STRETCH", 1.0)
-    monkeypatch.setattr(
-        "scipy.linalg.cholesky", lambda curvature, **_: np.eye(len(curvature))
-    )
-    rows, y, _ = marked(n_texts=30, n_layers=3)
-    fit = partial(fit_token_attention, rows, y, learns_layers=True, C=0.5)
-    function, start = captured(monkeypatch, fit)
-    rng = np.random.default_rng(1)
-    for _ in range(3):
-        theta = rng.normal(size=start.shape, scale=0.3)
-        logits, query, head, (intercept,) = np.split(theta, [3, 11, 19])
-        # Query and head hold their product with gamma.
-        objectives = [
-            naive_objective(
-                logits, gamma, query / gamma, head / gamma, intercept, rows, y, 0.5
-            )
-            for gamma in np.geomspace(0.5, 5, 400)
-        ]
-        assert function(theta)[0] == pytest.approx(min(objectives), abs=1e-5)
-
-
-def naive_mix(logits, gamma, head, intercepts, block, y, C):
-    """Return what `fit_scalar_mix` minimises, text by text in double precision."""
-    flat = block.astype(np.float64)
-    means = flat.mean(axis=0)
-    scales = np.sqrt(((flat - means) ** 2).sum(axis=(0, 3)) / (len(y) * flat.shape[3]))
-    weights = softmax(logits)
-    total = 0.0
-    for layers, label in zip(flat, y, strict=True):  # (n_poolings, n_layers, width)
-        scaled = (layers - means) / scales[:, :, np.newaxis]
-        mixed = gamma * np.einsum("l,plw->pw", weights, scaled).ravel()
-        scores = mixed @ head + intercepts
+    for vector, label in zip(vectors, y, strict=True):
+        scores = vector @ head + intercepts
         if len(intercepts) == 1:
             total += np.log1p(np.exp(-scores[0] if label else scores[0]))
         else:
             total += np.log(np.exp(scores).sum()) - scores[label]
-    squares = 0.1 * logits @ logits + np.log(gamma) ** 2 + (head**2).sum()
-    return total / len(y) + 0.5 * squares / (C * len(y))
+    return total / len(y)
 
 
-@pytest.mark.parametrize(("kind", "n_outputs"), [("binary", 1), ("multiclass", 3)])
-@pytest.mark.parametrize("few_outputs", [0, 16])
-def test_the_objective_of_a_mix_is_that_written_text_by_text(
-    kind, n_outputs, few_outputs, monkeypatch
-):
-    monkeypatch.setattr(module, "_FEW_OUTPUTS", few_outputs)
+def naive_objective(logits, query, head, intercepts, rows, y, C, gamma=None):
+    """Loss and penalties of a mix, a query and a head, text by text.
+
+    Without a gamma, what the head sees is standardized.
+    """
+    flat = np.concatenate(list(rows)).astype(np.float64)
+    scales, spreads = np.ones(3), 1.0
+    if gamma is None:
+        scales = np.sqrt(flat.var(axis=0).mean(axis=1))
+        spreads = (flat.std(axis=0) / scales[:, np.newaxis]).mean(axis=0)
+    factors = (gamma or 1.0) * softmax(logits) / scales
+    vectors = []
+    for states in rows:
+        mixed = np.einsum("l,nlw->nw", factors, states.astype(np.float64))
+        vectors.append(softmax(mixed @ (query / spreads)) @ mixed)
+    vectors = np.array(vectors) - np.mean(vectors, axis=0)
+    if gamma is None:
+        vectors /= vectors.std(axis=0)
+    squares = 0.1 * logits @ logits + 3 * query @ query + (head**2).sum()
+    squares += 0 if gamma is None else np.log(gamma) ** 2
+    loss = naive_loss(vectors, head, intercepts, y)
+    return loss + 0.5 * squares / (C * len(rows))
+
+
+def without_coordinates(monkeypatch):
     monkeypatch.setattr(objective, "_STRETCH", 1.0)
     monkeypatch.setattr(
         "scipy.linalg.cholesky", lambda curvature, **_: np.eye(len(curvature))
     )
+
+
+@pytest.mark.parametrize("standardize", [True, False])
+def test_the_objective_is_that_written_text_by_text(standardize, monkeypatch):
+    without_coordinates(monkeypatch)
+    rows, y, _ = marked(n_texts=30, n_layers=3)
+    fit = partial(
+        fit_token_attention, rows, y, learns_layers=True, C=0.5, standardize=standardize
+    )
+    function, start = captured(monkeypatch, fit)
+    rng = np.random.default_rng(1)
+    for _ in range(3):
+        theta = rng.normal(size=start.shape, scale=0.3)
+        logits, query, head, intercepts = np.split(theta, [3, 11, 19])
+        head = head[:, np.newaxis]
+        # Else query and head hold their product with the best gamma.
+        expected = min(
+            naive_objective(
+                logits, query / (gamma or 1), head / (gamma or 1), intercepts, rows, y,
+                0.5, gamma,
+            )
+            for gamma in ([None] if standardize else np.geomspace(0.5, 5, 400))
+        )  # fmt: skip
+        assert function(theta)[0] == pytest.approx(expected, abs=1e-5)
+
+
+def naive_mix(logits, head, intercepts, block, y, C, gamma=None):
+    """Return what `fit_scalar_mix` minimises, text by text in double precision."""
+    flat = block.astype(np.float64)
+    flat -= flat.mean(axis=0)
+    if gamma is None:
+        flat /= np.sqrt((flat**2).mean(axis=(0, 3)))[:, :, np.newaxis]
+    mixed = (gamma or 1.0) * np.einsum("l,nplw->npw", softmax(logits), flat)
+    if gamma is None:
+        mixed /= mixed.std(axis=0)
+    squares = 0.1 * logits @ logits + (head**2).sum()
+    squares += 0 if gamma is None else np.log(gamma) ** 2
+    loss = naive_loss(mixed.reshape(len(y), -1), head, intercepts, y)
+    return loss + 0.5 * squares / (C * len(y))
+
+
+@pytest.mark.parametrize(("kind", "n_outputs"), [("binary", 1), ("multiclass", 3)])
+@pytest.mark.parametrize("few_outputs", [0, 16])
+@pytest.mark.parametrize("standardize", [True, False])
+def test_the_objective_of_a_mix_is_that_written_text_by_text(
+    kind, n_outputs, few_outputs, standardize, monkeypatch
+):
+    monkeypatch.setattr(module, "_FEW_OUTPUTS", few_outputs)
+    without_coordinates(monkeypatch)
     values, y = informative(kind, n_texts=30)
-    block = np.concatenate([values, 3 * values[::-1] + 1], axis=1)
+    values /= 1 if standardize else np.array([1, 30, 0.1, 5])[:, np.newaxis]
+    block = np.concatenate([values, 3 * values[::-1] + 1], axis=1).astype("f4")
     y = np.unique(y, return_inverse=True)[1]
-    function, start = captured(monkeypatch, lambda: fit_scalar_mix(block, y, C=0.5))
+    fit = partial(fit_scalar_mix, block, y, C=0.5, standardize=standardize)
+    function, start = captured(monkeypatch, fit)
     n_layers = block.shape[2]
     rng = np.random.default_rng(2)
     for _ in range(3):
         theta = rng.normal(size=start.shape, scale=0.3)
         logits, head, intercepts = np.split(theta, [n_layers, len(theta) - n_outputs])
-        head = head.reshape(-1, n_outputs)  # its product with gamma
+        head = head.reshape(-1, n_outputs)  # its product with gamma, if there is one
         expected = min(
-            naive_mix(logits, gamma, head / gamma, intercepts, block, y, 0.5)
-            for gamma in np.geomspace(0.5, 5, 400)
+            naive_mix(logits, head / (gamma or 1), intercepts, block, y, 0.5, gamma)
+            for gamma in ([None] if standardize else np.geomspace(0.5, 5, 400))
         )
         assert function(theta)[0] == pytest.approx(expected, abs=2e-5)
 
@@ -454,10 +495,8 @@ def test_weights_of_texts_count_like_copies():
     which = np.r_[:100, :40]
     weights = np.r_[np.full(40, 2.0), np.ones(60)] * 100 / 140
     # Penalties are per text, so that C follows their number.
-    a, _ = fit_token_attention(rows[which], y[which], C=1.0, scale_layers=False)
-    b, _ = fit_token_attention(
-        rows, y, C=1.4, sample_weight=weights, scale_layers=False
-    )
+    a, _ = fit_token_attention(rows[which], y[which], C=1.0, standardize=False)
+    b, _ = fit_token_attention(rows, y, C=1.4, sample_weight=weights, standardize=False)
     np.testing.assert_allclose(a, b, atol=5e-2)
 
 
