@@ -40,11 +40,12 @@ _MAX_FEATURES = 4096  # of more, each for itself: the root takes their square
 # per cent; what follows converges by itself.
 _TOLERANCE = 3e-4
 _MEMORY = 20  # steps that L-BFGS recalls; with 10 it takes up to an eighth more of them
-# L-BFGS needs 20 to 100 passes. Where one reads more than this, and perhaps not from
-# memory, mini-batches need five: 400,000 texts of 7 layers, 90,000 texts' token states.
-# Of layers in memory both take the same time (benchmarks/bench_mini_batches.py), and
-# mini-batches move a weight by a tenth. Of tokens L-BFGS takes 3 to 34 times as long
-# and ends elsewhere, which is better on some tasks and worse on others.
+# L-BFGS needs 10 to 100 passes. Where one reads more than this, and perhaps not from
+# memory, mini-batches need five: 400,000 texts of 7 layers, 45,000 texts' token states,
+# which a pass reads twice. Of layers in memory both take the same time
+# (benchmarks/bench_mini_batches.py), and mini-batches move a weight by less than a
+# tenth. Of tokens L-BFGS takes three to four times as long, and what is learned by
+# either is within two points of accuracy.
 _FULL_BYTES = 2**32
 _EPOCHS = 5
 _TEXTS_PER_STEP = 256

@@ -11,7 +11,7 @@ and the picture shows what it reads.
 # Sentences that differ in one word
 # ---------------------------------
 #
-# A third of the verbs is kept for the picture: the probe never sees them.
+# Some of the verbs are kept for the picture: the probe never sees them.
 
 import itertools
 import warnings
@@ -23,12 +23,17 @@ from sklearn_bert import BertProbeClassifier
 warnings.filterwarnings("ignore", ".*encoded for the third time")  # they are few
 
 VERBS = {
-    "seen": ["walk", "play", "cook", "call", "paint", "push", "climb", "jump"],
+    "seen": [
+        "walk", "play", "cook", "call", "paint", "push", "climb", "jump", "talk",
+        "work", "look", "ask", "start", "turn", "help", "open", "clean", "fix", "kick",
+    ],
     "new": ["dance", "wash", "laugh", "knock"],
-}
+}  # fmt: skip
 FRAMES = [
     "we {} every day of the week", "they {} in the garden", "you {} with the others",
     "after all of this we still {}", "people {} here", "in the evening they {} at home",
+    "they {} home", "the others {} as well", "some of them {} too",
+    "my friends {} in town",
 ]  # fmt: skip
 
 
@@ -42,10 +47,12 @@ def sentences(verbs):
 
 texts, tenses = sentences(VERBS["seen"])
 new_texts, new_tenses = sentences(VERBS["new"])
-shown = new_texts[:: len(VERBS["new"]) + 1]
+shown = new_texts[:: 2 * len(VERBS["new"]) + 1]
 weights = {}
 for layer in (1, 4):
-    probe = BertProbeClassifier(layer=layer, pooling="learned_attention", C=1.0)
+    probe = BertProbeClassifier(
+        layer=layer, pooling="learned_attention", special_tokens=False, C=1.0
+    )
     probe.fit(texts, tenses)
     print(f"layer {layer}: {probe.score(new_texts, new_tenses):.3f} of new verbs right")
     weights[layer] = probe.token_weights(shown)
@@ -55,10 +62,11 @@ for layer in (1, 4):
 # -------------
 #
 # One row per sentence, one cell per token; the darker, the larger its weight. The
-# weights of a sentence sum to 1. In layer 1 the verb itself is read. By layer 4 its
-# tense has spread: the encoder has told the subject too, and the probe reads it there.
-# So weights show where the answer can be read, which is not always the word that a
-# person would point at.
+# weights of a sentence sum to 1. In layer 1 a verb in the past is read itself; a
+# sentence without one is in the present, and its weights point nowhere in particular.
+# By layer 4 the tense has spread: the encoder has told the subject too, and the probe
+# reads it there. So weights show where the answer can be read, which is not always the
+# word that a person would point at.
 
 figure, axes = plt.subplots(
     2, 1, figsize=(9.6, 0.62 * len(shown) + 1.2), layout="constrained"
