@@ -163,7 +163,13 @@ def main() -> None:
     if common.is_worker():
         common.serve(prepare)
         return
-    short = {"texts": 96, "rounds": 2, "cases": CASES[:1]}
+    short = {
+        "texts": 96, "rounds": 2, "cases": CASES[:1],
+        "contenders": [
+            contenders.REFERENCE, "ONNX Runtime float32", "OpenVINO float32",
+            "CTranslate2 float32", "sklearn_bert float32", "sklearn_bert bfloat16",
+        ],
+    }  # fmt: skip
     options = common.parse(__doc__, add_options, short)
     keeper = common.Keeper("encode", options)
     with tempfile.TemporaryDirectory() as name:

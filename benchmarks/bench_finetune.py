@@ -11,8 +11,8 @@ reported as seconds before the first epoch. The plain loop freezes by
 drawn at random and once with the batches of like length that sklearn_bert makes.
 sklearn_bert also runs with the states of the frozen layers recomputed.
 
-Command: ``python benchmarks/bench_finetune.py [--cases ...] [--texts N] [--rounds N]
-[--keep | --out FILE] [--short]``
+Command: ``python benchmarks/bench_finetune.py [--cases ...] [--contenders NAME ...]
+[--texts N] [--rounds N] [--keep | --out FILE] [--short]``
 """
 
 from __future__ import annotations
@@ -156,7 +156,9 @@ def prepare(model, texts, n_frozen, max_iter, how, **options):
     return work
 
 
-def compare(case: str, n_texts: int, rounds: int, place: Path) -> dict:
+def compare(
+    case: str, chosen: list[str], n_texts: int, rounds: int, place: Path
+) -> dict:
     model = common.minilm()
     texts = common.make_texts("short", n_texts)
     file = place / "texts.json"
@@ -166,10 +168,10 @@ def compare(case: str, n_texts: int, rounds: int, place: Path) -> dict:
         "max_iter": rounds + 1,
     }  # fmt: skip
     contenders = {
-        name: shared | options
-        for name, options in CONTENDERS.items()
+        name: shared | CONTENDERS[name]
+        for name in chosen
         # Where nothing is frozen there is nothing to recompute.
-        if CASES[case] or options.get("keeps_states", True)
+        if CASES[case] or CONTENDERS[name].get("keeps_states", True)
     }
     answers, absent = common.race(__file__, contenders, rounds)
     seconds = {name: common.seconds_of(given) for name, given in answers.items()}
@@ -205,7 +207,12 @@ def report(results: dict) -> str:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
+    names = list(CONTENDERS)
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument(
+        "--contenders", nargs="+", choices=names, default=names, metavar="NAME",
+        help=f"of: {'; '.join(names)}",
+    )  # fmt: skip
     parser.add_argument("--texts", type=int, default=800)
     parser.add_argument("--rounds", type=int, default=5)
 
@@ -214,13 +221,18 @@ def main() -> None:
     if common.is_worker():
         common.serve(prepare)
         return
-    short = {"texts": 96, "rounds": 2, "cases": list(CASES)[:1]}
+    short = {
+        "texts": 96, "rounds": 2, "cases": list(CASES)[:1],
+        "contenders": list(CONTENDERS)[:3],
+    }  # fmt: skip
     options = common.parse(__doc__, add_options, short)
     keeper = common.Keeper("finetune", options)
     with tempfile.TemporaryDirectory() as name:
         for case in options.cases:
             common.say(case)
-            facts = compare(case, options.texts, options.rounds, Path(name))
+            facts = compare(
+                case, options.contenders, options.texts, options.rounds, Path(name)
+            )
             keeper.add(case, facts)
             print(report({"cases": {case: facts}}), end="\n\n", flush=True)
 

@@ -402,7 +402,7 @@ def main() -> None:
         common.serve(prepare)
         return
     short = {
-        "texts": 200, "rounds": 1, "models": ["MiniLM"], "peer_settings": 2,
+        "texts": 100, "rounds": 1, "models": ["MiniLM"], "peer_settings": 2,
         "peer_texts": 50, "peers": PEERS[:1],
     }  # fmt: skip
     options = common.parse(__doc__, add_options, short)

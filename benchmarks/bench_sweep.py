@@ -315,9 +315,7 @@ def main() -> None:
     if common.is_worker():
         common.serve(prepare)
         return
-    short = {
-        "texts": 200, "rounds": 3, "tasks": ["polarity", "tense"], "sentences": 60,
-    }  # fmt: skip
+    short = {"texts": 200, "rounds": 3, "tasks": ["tense"], "sentences": 60}
     options = common.parse(__doc__, add_options, short)
     warnings.simplefilter("ignore")  # truncation
     keeper = common.Keeper("sweep", options)
