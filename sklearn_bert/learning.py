@@ -125,10 +125,6 @@ def _minimise(
     return learned(objective.minimise(source, max_iter, told))
 
 
-def _mix(weights: FloatArray, gamma: float, scales: FloatArray) -> ScalarMix:
-    return ScalarMix(weights, gamma, scales.astype(np.float32))
-
-
 def _gamma_of(spreads: FloatArray) -> float:
     """Return the gamma by which features of these spreads have one of 1."""
     return float(1 / np.sqrt(np.mean(spreads.astype(np.float64) ** 2)))
@@ -276,9 +272,9 @@ class _Layers:
         """Return what parameters make of layers."""
         weights = self._objective.parts(theta).weights
         if not self._standardizes:
-            return _mix(weights, self._objective.gamma(theta), self.scales)
+            return ScalarMix(weights, self._objective.gamma(theta), self.scales)
         spreads, _ = self._spreads(weights / self.scales)
-        return _mix(weights, _gamma_of(spreads), self.scales)
+        return ScalarMix(weights, _gamma_of(spreads), self.scales)
 
     def _spreads(self, factors: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Return the spread of each mixed feature, and its gradient for the factors.
@@ -387,10 +383,10 @@ class _Tokens:
 
     def _means(self, texts: Indices | None) -> FloatArray:
         """Return vectors of texts where all layers and all tokens count alike."""
-        rows = self._rows if texts is None else self._rows[texts]
-        n_layers, width = len(self.per_layer), len(self.per_feature)
+        n_layers = len(self.per_layer)
         even = np.full(n_layers, 1 / n_layers, dtype=np.float32)
-        return attend(rows, np.zeros(width, "f4"), self._factors(even))[0]
+        no_query = np.zeros_like(self.per_feature)
+        return attend(self._rows_of(texts), no_query, self._factors(even))[0]
 
     def _factors(self, weights: FloatArray) -> FloatArray:
         """Return what layers are multiplied by."""
@@ -398,14 +394,12 @@ class _Tokens:
             return weights / self.per_layer
         return np.float32(1) / self.per_layer
 
-    def _pooled(
-        self, parts: Parts, texts: Indices | None
-    ) -> tuple[FloatArray, Ragged, Ragged]:
-        """Return vectors of texts, their tokens' weights, and their tokens."""
-        rows = self._rows if texts is None else self._rows[texts]
-        query = (parts.query / self.per_feature).astype(np.float32)
-        vectors, weights = attend(rows, query, self._factors(parts.weights))
-        return vectors, weights, rows
+    def _query(self, parts: Parts) -> FloatArray:
+        """Return the query for states as they are mixed."""
+        return (parts.query / self.per_feature).astype(np.float32)
+
+    def _rows_of(self, texts: Indices | None) -> Ragged:
+        return self._rows if texts is None else self._rows[texts]
 
     def _moments(
         self, vectors: FloatArray, texts: Indices | None
@@ -424,7 +418,9 @@ class _Tokens:
         return (self._means(texts) - means) / spreads
 
     def add(self, parts: Parts, texts: Indices | None) -> tuple[float, Theta]:
-        vectors, weights, rows = self._pooled(parts, texts)
+        rows, query = self._rows_of(texts), self._query(parts)
+        factors = self._factors(parts.weights)
+        vectors, weights = attend(rows, query, factors)
         share, means, spreads = self._moments(vectors, texts)
         vectors -= means
         vectors /= spreads
@@ -436,10 +432,10 @@ class _Tokens:
             pull = pull + vectors * np.einsum("nw,nw->w", towards, vectors)
         towards -= share[:, np.newaxis] * pull
         towards /= spreads
-        factors, slopes = self._factors(parts.weights), np.zeros(len(self.per_layer))
+        slopes = np.zeros(len(self.per_layer))
         for which, states in rows.batches(_rows_per_batch(rows)):
             slopes += self._add_tokens(
-                parts, factors, states, weights[which].rows, towards[which],
+                parts, query, factors, states, weights[which].rows, towards[which],
                 rows.counts[which],
             )  # fmt: skip
         return loss, slopes / self.per_layer
@@ -447,6 +443,7 @@ class _Tokens:
     def _add_tokens(
         self,
         parts: Parts,
+        query: FloatArray,
         factors: FloatArray,
         states: NDArray[Any],
         weights: FloatArray,
@@ -458,6 +455,7 @@ class _Tokens:
         Parameters
         ----------
         parts : Parts
+        query : ndarray of shape (width,)
         factors : ndarray of shape (n_layers,)
         states : ndarray of shape (n_rows, n_layers, width)
         weights : ndarray of shape (n_rows,)
@@ -473,7 +471,6 @@ class _Tokens:
         if not self._learns_layers:
             return np.zeros(1)
         of_tokens *= weights[:, np.newaxis]
-        query = (parts.query / self.per_feature).astype(np.float32)
         of_tokens += pull[:, np.newaxis] * query
         slopes: Theta = np.matmul(states, of_tokens[:, :, np.newaxis]).sum(axis=(0, 2))
         return slopes
@@ -483,10 +480,11 @@ class _Tokens:
         parts = self._objective.parts(theta)
         scales = self.per_layer[np.newaxis]
         if not self._standardizes:
-            return _mix(parts.weights, self._objective.gamma(theta), scales)
-        vectors, _, _ = self._pooled(parts, None)
+            return ScalarMix(parts.weights, self._objective.gamma(theta), scales)
+        factors = self._factors(parts.weights)
+        vectors, _ = attend(self._rows, self._query(parts), factors)
         _, _, spreads = self._moments(vectors, None)
-        return _mix(parts.weights, _gamma_of(spreads), scales)
+        return ScalarMix(parts.weights, _gamma_of(spreads), scales)
 
 
 def _pull(

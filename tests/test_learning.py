@@ -314,12 +314,10 @@ def test_mixing_layers_before_or_after_the_mean_is_the_same():
 @pytest.mark.parametrize("learns_layers", [False, True])
 @pytest.mark.parametrize("standardize", [False, True])
 @pytest.mark.parametrize("batch_bytes", [1, 2**22])
-@pytest.mark.parametrize("few_outputs", [0, 16])
 def test_attention_gradient_equals_finite_differences(
-    learns_layers, standardize, batch_bytes, few_outputs, monkeypatch
+    learns_layers, standardize, batch_bytes, monkeypatch
 ):
     monkeypatch.setattr(module, "_BATCH_BYTES", batch_bytes)
-    monkeypatch.setattr(module, "_FEW_OUTPUTS", few_outputs)
     rows, _, _ = marked(n_texts=12, n_layers=3 if learns_layers else 1, width=4)
     rows.counts[3] = 0  # a text without a token
     y = np.arange(12) % 3
@@ -480,10 +478,8 @@ def test_a_text_of_no_weight_is_as_if_it_were_not_there(learns_layers):
     np.testing.assert_allclose(b, a, atol=2e-2)
 
 
-@pytest.mark.parametrize("few_outputs", [0, 16])
-def test_a_batch_of_texts_without_tokens_is_learned_from(few_outputs, monkeypatch):
+def test_a_batch_of_texts_without_tokens_is_learned_from(monkeypatch):
     monkeypatch.setattr(module, "_BATCH_BYTES", 1)
-    monkeypatch.setattr(module, "_FEW_OUTPUTS", few_outputs)
     rows, y, _ = marked(n_texts=40)
     rows.counts[-3:] = 0
     query, _ = fit_token_attention(rows, y)
