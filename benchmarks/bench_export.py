@@ -166,7 +166,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def main() -> None:
-    short = {"rows": 6000, "kills": 3, "part_rows": 500}
+    short = {"rows": 6000, "kills": 2, "part_rows": 500}
     options = common.parse(__doc__, add_options, short)
     keeper = common.Keeper("export", options)
     keeper.add(f"{options.rows:,} rows to .{options.format}", measure(options))

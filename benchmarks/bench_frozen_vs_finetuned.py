@@ -223,7 +223,7 @@ def enter(case: dict, contender: str, seed: int, facts: dict[str, float]) -> Non
 
 
 def main() -> None:
-    short = {"tasks": ["polarity"], "labels": [50, 100], "scored": 100, "seeds": 1}
+    short = {"tasks": ["polarity"], "labels": [30, 60], "scored": 60, "seeds": 1}
     options = common.parse(__doc__, add_options, short)
     keeper = common.Keeper("frozen_vs_finetuned", options)
     go_on(keeper)

@@ -100,7 +100,7 @@ def main() -> None:
         common.serve(prepare)
         return
     # A window holds 512 texts: fewer than two windows are never split.
-    options = common.parse(__doc__, add_options, {"texts": [2100], "rounds": 1})
+    options = common.parse(__doc__, add_options, {"texts": [1100], "rounds": 1})
     keeper = common.Keeper("jobs", options)
     for n_texts in options.texts:
         common.say(f"{n_texts:,} texts")

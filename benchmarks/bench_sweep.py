@@ -315,7 +315,9 @@ def main() -> None:
     if common.is_worker():
         common.serve(prepare)
         return
-    short = {"texts": 200, "rounds": 3, "tasks": ["tense"], "sentences": 60}
+    short = {
+        "texts": 200, "rounds": 1, "parts": ["cost", "tasks"], "tasks": ["tense"],
+    }  # fmt: skip
     options = common.parse(__doc__, add_options, short)
     warnings.simplefilter("ignore")  # truncation
     keeper = common.Keeper("sweep", options)
