@@ -616,18 +616,22 @@ def _moments_of_texts(
     shift = block[:256].mean(axis=0)  # near the mean, so that one pass is exact
     n_poolings, n_layers, width = shift.shape
     sums = np.zeros(shift.shape)
-    squares = np.zeros((n_poolings, width, n_layers, n_layers))
-    for start in range(0, len(block), 256):  # no second copy of the block
-        part = block[start : start + 256] - shift
-        of_part = shares[start : start + 256]
+    squares = np.zeros((n_poolings, n_layers, n_layers, width))
+    for start in range(0, len(block), 128):  # no second copy of the block
+        part = block[start : start + 128] - shift
+        of_part = shares[start : start + 128]
         sums += np.tensordot(of_part, part, axes=1)
         part *= np.sqrt(of_part)[:, np.newaxis, np.newaxis, np.newaxis]
-        columns = np.ascontiguousarray(part.transpose(1, 3, 2, 0))
-        squares += columns @ columns.swapaxes(2, 3)
-    squares -= np.einsum("plw,pmw->pwlm", sums, sums)
-    variances = np.einsum("pwll->pl", squares) / width
+        for i in range(n_layers):  # and those before it
+            both = np.einsum("npw,npmw->pmw", part[:, :, i], part[:, :, : i + 1])
+            squares[:, i, : i + 1] += both
+    i, j = np.triu_indices(n_layers, 1)
+    squares[:, i, j] = squares[:, j, i]
+    squares -= sums[:, :, np.newaxis] * sums[:, np.newaxis]
+    variances = np.einsum("pllw->pl", squares) / width
     spreads = _spread(np.sqrt(np.maximum(variances, 0.0)))
-    return (shift + sums).astype(np.float32), spreads, squares.astype(np.float32)
+    covariances = squares.transpose(0, 3, 1, 2).astype(np.float32)
+    return (shift + sums).astype(np.float32), spreads, covariances
 
 
 def _spread(deviations: FloatArray) -> FloatArray:

@@ -367,6 +367,7 @@ def naive_objective(logits, query, head, intercepts, rows, y, C, gamma=None):
 
 def without_coordinates(monkeypatch):
     monkeypatch.setattr(objective, "_STRETCH", 1.0)
+    monkeypatch.setattr(objective, "_STRETCH_BESIDE_QUERY", 1.0)
     monkeypatch.setattr(
         "scipy.linalg.cholesky", lambda curvature, **_: np.eye(len(curvature))
     )
