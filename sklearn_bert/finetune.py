@@ -6,7 +6,7 @@ network, the loop and its checkpoints are `training`'s, and where a fitted estim
 its weights is `persistence`'s.
 
 Level 7 of the module map: imports `_validation`, `callbacks`, `checkpoint`,
-`estimators`, `heads`, `persistence`, `pooling`, `training` and `tuned`.
+`estimators`, `heads`, `naming`, `persistence`, `pooling`, `training` and `tuned`.
 """
 
 from __future__ import annotations
@@ -14,14 +14,12 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
-import hashlib
 import os
 import warnings
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from types import CodeType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -52,6 +50,7 @@ from .heads import (
     of_rows,
     weigh,
 )
+from .naming import digest, name_of
 from .persistence import Trained, plain, read
 from .pooling import read_pooling
 
@@ -378,9 +377,9 @@ sequence of them, default="auto"
             judge = self._judge(fitted, network, out, y[held_out])
             identity |= {
                 "validation_fraction": str(self.validation_fraction),
-                "scoring": _name_of(self.scoring),
-                "held-out texts": _digest(out),
-                "held-out labels": _digest(y[held_out].tolist()),
+                "scoring": name_of(self.scoring),
+                "held-out texts": digest(out),
+                "held-out labels": digest(y[held_out].tolist()),
             }
         trainer = Trainer(
             network, recipe, _data(texts, y, weights, rows, classes),
@@ -904,58 +903,6 @@ def _data(
         np.ones(len(rows)) if weights is None else weights[rows] / weights[rows].mean()
     )
     return Data([texts[i] for i in rows], targets, own.astype(np.float32))
-
-
-def _digest(values: list[Any]) -> str:
-    content = repr(values).encode("utf-8", "surrogatepass")
-    return hashlib.sha256(content).hexdigest()[:32]
-
-
-def _name_of(scoring: Any) -> str:
-    """Return what names a scorer in another process too, and no other scorer."""
-    if isinstance(scoring, functools.partial):
-        return f"{_name_of(scoring.func)} of {scoring.args} {scoring.keywords}"
-    if hasattr(scoring, "_score_func"):  # what make_scorer returns
-        return f"{scoring!r} of {_name_of(scoring._score_func)}"
-    kind: Any = type(scoring)
-    if not hasattr(scoring, "__code__"):
-        call = getattr(kind.__call__, "__code__", None)
-        if kind.__repr__ is not object.__repr__ or call is None:
-            return repr(scoring)
-        does = _digest([*_instructions(call), _own_values(scoring)])
-        return f"{kind.__module__}.{kind.__qualname__} {does}"
-    bound: Any = getattr(scoring, "__self__", None)  # of a method
-    if bound is not None:
-        whose: list[Any] = [type(bound).__qualname__, _own_values(bound)]
-        if isinstance(bound, type):
-            whose = [bound.__module__, bound.__qualname__]
-        return f"{_name_of(scoring.__func__)} of {_digest(whose)}"
-    # Of a function, whose repr has an address: what it does and what it closes over.
-    cells = [repr(cell.cell_contents) for cell in scoring.__closure__ or ()]
-    defaults = [scoring.__defaults__, sorted((scoring.__kwdefaults__ or {}).items())]
-    does = _digest([*_instructions(scoring.__code__), *defaults, cells])
-    return f"{scoring.__module__}.{scoring.__qualname__} {does}"
-
-
-def _own_values(value: Any) -> list[tuple[str, Any]]:
-    """Return what an object holds, in its `__dict__` and in slots."""
-    slots = [getattr(kind, "__slots__", ()) for kind in type(value).__mro__]
-    names = {n for s in slots for n in ([s] if isinstance(s, str) else s)}
-    names |= set(getattr(value, "__dict__", {}))
-    own = [(name, getattr(value, name, None)) for name in sorted(names)]
-    return [(name, _name_of(v) if callable(v) else v) for name, v in own]
-
-
-def _instructions(code: CodeType) -> list[Any]:
-    constants: list[Any] = []
-    for value in code.co_consts:
-        if isinstance(value, CodeType):
-            constants.append(_instructions(value))
-        elif isinstance(value, frozenset):  # in an order that the process decides
-            constants.append(sorted(map(repr, value)))
-        else:
-            constants.append(value)
-    return [code.co_code, code.co_names, constants]
 
 
 def _class_weight(written: Any) -> Any:

@@ -625,8 +625,8 @@ def _moments_of_texts(
         for i in range(n_layers):  # and those before it
             both = np.einsum("npw,npmw->pmw", part[:, :, i], part[:, :, : i + 1])
             squares[:, i, : i + 1] += both
-    i, j = np.triu_indices(n_layers, 1)
-    squares[:, i, j] = squares[:, j, i]
+    above, below = np.triu_indices(n_layers, 1)
+    squares[:, above, below] = squares[:, below, above]
     squares -= sums[:, :, np.newaxis] * sums[:, np.newaxis]
     variances = np.einsum("pllw->pl", squares) / width
     spreads = _spread(np.sqrt(np.maximum(variances, 0.0)))

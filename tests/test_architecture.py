@@ -13,6 +13,7 @@ LEVELS = {
     "_validation": 0,
     "callbacks": 0,
     "exceptions": 0,
+    "naming": 0,
     "postprocessing": 0,
     "ragged": 0,
     "shard": 1,

@@ -4,7 +4,6 @@ import copy
 import gc
 import itertools
 import json
-import os
 import pickle
 import shutil
 import subprocess
@@ -12,7 +11,6 @@ import sys
 import warnings
 import weakref
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import joblib
@@ -40,7 +38,7 @@ from sklearn.utils.estimator_checks import (
     parametrize_with_checks,
 )
 
-from sklearn_bert import BertProbeClassifier, BertVectorizer, finetune, training
+from sklearn_bert import BertProbeClassifier, BertVectorizer, training
 from sklearn_bert.datasets import load_docstrings, make_tiny_encoder
 from sklearn_bert.finetune import BertFineTuneClassifier
 from sklearn_bert.training import Trainer
@@ -876,83 +874,6 @@ def test_a_scorer_of_ones_own_is_known_again(tiny, tmp_path, monkeypatch):
     np.testing.assert_array_equal(
         again.predict_proba(TEXTS), first.predict_proba(TEXTS)
     )
-
-
-def one_scoring(y, found):
-    return float(np.mean(y == found))
-
-
-@pytest.mark.parametrize(
-    ("scoring", "other"),
-    [
-        (make_scoring(), make_scoring(-1.0)),
-        (lambda e, X, y: e.score(X, y), lambda e, X, y: -e.score(X, y)),
-        (make_scorer(lambda y, f: 1.0), make_scorer(lambda y, f: 2.0)),
-        (partial(make_scoring, 1.0), partial(make_scoring, 2.0)),
-        ("accuracy", "f1_macro"), (make_scorer(one_scoring), "accuracy"),
-    ],
-)  # fmt: skip
-def test_scorers_have_the_same_name_only_if_they_are_the_same(scoring, other):
-    assert finetune._name_of(scoring) == finetune._name_of(scoring)
-    assert finetune._name_of(scoring) != finetune._name_of(other)
-    assert " at 0x" not in finetune._name_of(scoring)
-
-
-class Closeness:
-    def __init__(self, weight):
-        self.weight = weight
-
-    def __call__(self, estimator, X, y):
-        return self.weight * float(np.mean(estimator.predict(X) == y))
-
-
-def test_a_scorer_has_one_name_in_every_process():
-    code = (
-        "from sklearn_bert.finetune import _name_of\n"
-        "def score(e, X, y): return sum(v in {'aa', 'bb', 'cc', 'dd'} for v in y)\n"
-        "print(_name_of(score))"
-    )
-    names = {
-        subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=True,
-            env={**os.environ, "PYTHONHASHSEED": seed},
-        ).stdout
-        for seed in ("1", "2", "3")
-    }  # fmt: skip
-    assert len(names) == 1
-    assert finetune._name_of(Closeness(1.0)) == finetune._name_of(Closeness(1.0))
-    assert finetune._name_of(Closeness(1.0)) != finetune._name_of(Closeness(2.0))
-    assert " at 0x" not in finetune._name_of(Closeness(1.0))
-
-
-class Slotted:
-    __slots__ = ("weight",)
-
-    def __init__(self, weight):
-        self.weight = weight
-
-    def __call__(self, estimator, X, y):
-        return self.weight
-
-    def score(self, estimator, X, y):
-        return self.weight
-
-
-def test_scorers_that_differ_have_other_names():
-    def of(*, weight):
-        def score(estimator, X, y, *, factor=weight):
-            return factor
-
-        return score
-
-    for pair in (
-        (Slotted(1.0), Slotted(2.0)),
-        (Slotted(1.0).score, Slotted(2.0).score),
-        (Closeness(1.0).__call__, Closeness(2.0).__call__),
-        (of(weight=1), of(weight=-1)),
-    ):
-        assert finetune._name_of(pair[0]) != finetune._name_of(pair[1])
-        assert finetune._name_of(pair[0]) == finetune._name_of(pair[0])
 
 
 @pytest.mark.parametrize("early_stopping", [False, True])
