@@ -27,6 +27,7 @@ FloatArray = NDArray[np.float32]
 Indices = NDArray[np.intp]
 Attention = tuple[FloatArray, ScalarMix | None]  # a query, and weights of layers
 Learned = TypeVar("Learned")
+Rows = TypeVar("Rows", FloatArray, Ragged)
 
 _FEW_OUTPUTS = 16  # of the linear model; measured on 7 layers of 384
 _MAX_CONVERTED = 2**28  # numbers, a gigabyte: more are converted batch by batch
@@ -75,8 +76,8 @@ def fit_scalar_mix(
         tenth of it, which keeps weights near equal until the data speak (on nine tasks
         of 800 texts a hundredth differed by two points at most, either way; as much as
         the linear model gets lost up to four).
-    sample_weight : ndarray of shape (n_texts,), default=None
-        Weight of each text in the loss.
+    sample_weight : ndarray of shape (n_texts,) or (n_texts, n_outputs), default=None
+        Weight of each text in the loss; one of weight 0 is left out.
     standardize : bool, default=True
         Whether layers are divided by their standard deviation first, and what the
         linear model sees by that of each feature, as a `StandardScaler` before it does.
@@ -100,6 +101,7 @@ def fit_scalar_mix(
     Fayyaz et al. 2021, "Not All Models Localize Linguistic Knowledge in the Same
     Place".
     """
+    block, y, sample_weight = _counted(block, y, sample_weight)
     labels = Labels(y, len(block), sample_weight, who)
     _, n_poolings, n_layers, width = block.shape
     # Of standardized features a scale shows nowhere.
@@ -108,6 +110,19 @@ def fit_scalar_mix(
     )
     layers = _Layers(block, objective, standardizes=standardize)
     return _minimise(objective, layers, max_iter, layers.mix, on_step)
+
+
+def _counted(
+    features: Rows, y: Any, sample_weight: NDArray[np.float64] | None
+) -> tuple[Rows, Any, NDArray[np.float64] | None]:
+    """Return what belongs to texts that have a weight."""
+    if sample_weight is None:
+        return features, y, None
+    counts = sample_weight.reshape(len(sample_weight), -1).any(axis=1)
+    if counts.all():
+        return features, y, sample_weight
+    kept = np.flatnonzero(counts)
+    return features[kept], np.asarray(y)[kept], sample_weight[kept]
 
 
 def _minimise(
@@ -164,7 +179,8 @@ def fit_token_attention(
     C : float, default=0.01
         Inverse strength of the L2 penalty on the linear model; the query gets three
         times as much of it.
-    sample_weight : ndarray of shape (n_texts,), default=None
+    sample_weight : ndarray of shape (n_texts,) or (n_texts, n_outputs), default=None
+        As in `fit_scalar_mix`.
     standardize : bool, default=True
         Whether states are standardised, and the vectors of texts. Without it a gamma is
         learned as in `fit_scalar_mix`.
@@ -187,6 +203,7 @@ def fit_token_attention(
     section 2.2, without its hidden layer; Lin et al. 2017, "A Structured Self-Attentive
     Sentence Embedding".
     """
+    rows, y, sample_weight = _counted(rows, y, sample_weight)
     labels = Labels(y, len(rows), sample_weight, who)
     _, n_layers, width = rows.values.shape
     objective = Objective(
@@ -594,14 +611,18 @@ def _spreads_of_tokens(rows: Ragged, share: NDArray[np.float64]) -> FloatArray:
     A token weighs what its text does.
     """
     sums, shares = np.zeros((2, *rows.values.shape[1:])), share / share.max()
+    shift: FloatArray | None = None  # near the mean, so that one pass is exact
     for which, states in rows.batches(_rows_per_batch(rows)):
-        states = states.astype(np.float32, copy=False)
+        if not len(states):
+            continue
+        if shift is None:
+            shift = states.mean(axis=0, dtype=np.float32)
+        part = states - shift
         weights = np.repeat(shares[which], rows.counts[which]).astype(np.float32)
-        sums[0] += np.tensordot(weights, states, axes=1)
-        sums[1] += np.einsum("n,nlw,nlw->lw", weights, states, states)
+        sums[0] += np.tensordot(weights, part, axes=1)
+        sums[1] += np.einsum("n,nlw,nlw->lw", weights, part, part)
     mean, square = sums / max(float(shares @ rows.counts), np.finfo(np.float64).tiny)
-    deviations: FloatArray = np.sqrt(np.maximum(square - mean**2, 0.0)).astype("f4")
-    return deviations
+    return _deviations(square - mean**2, mean + (0.0 if shift is None else shift))
 
 
 def _moments_of_texts(
@@ -628,10 +649,11 @@ def _moments_of_texts(
     above, below = np.triu_indices(n_layers, 1)
     squares[:, above, below] = squares[:, below, above]
     squares -= sums[:, :, np.newaxis] * sums[:, np.newaxis]
-    variances = np.einsum("pllw->pl", squares) / width
-    spreads = _spread(np.sqrt(np.maximum(variances, 0.0)))
+    means = shift + sums
+    deviations = _deviations(np.einsum("pllw->plw", squares), means)
+    spreads = _spread(np.sqrt((deviations**2).mean(axis=2)))
     covariances = squares.transpose(0, 3, 1, 2).astype(np.float32)
-    return (shift + sums).astype(np.float32), spreads, covariances
+    return means.astype(np.float32), spreads, covariances
 
 
 def _spread(deviations: FloatArray) -> FloatArray:
@@ -641,5 +663,11 @@ def _spread(deviations: FloatArray) -> FloatArray:
 
 def _spread_of(variances: FloatArray, means: FloatArray) -> FloatArray:
     """Return what to divide features by; 1 where no more than rounding varies."""
+    return _spread(_deviations(variances, means))
+
+
+def _deviations(variances: NDArray[Any], means: NDArray[Any]) -> FloatArray:
+    """Return standard deviations; 0 where no more than rounding varies."""
     deviations = np.sqrt(np.maximum(variances, 0.0))
-    return _spread(np.where(deviations > _ROUNDING * np.abs(means), deviations, 0.0))
+    varies = deviations > _ROUNDING * np.abs(means)
+    return np.where(varies, deviations, 0.0).astype(np.float32)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from ._validation import check_indicator, check_labels, check_several_classes
 
-__all__ = ["Labels", "Objective", "Parts", "Source"]
+__all__ = ["Labels", "Objective", "Parts", "Source", "check_learnable"]
 
 FloatArray = NDArray[np.float32]
 Indices = NDArray[np.intp]
@@ -82,7 +82,8 @@ class Parts:
 class Objective:
     """Softmax of layer logits, query, linear head and intercepts, in one vector.
 
-    They share one L2 penalty of strength 1 / (C n_texts), times `_PENALTIES`.
+    They share one L2 penalty of strength 1 / (C mass), times `_PENALTIES`: with `mass`
+    the number of texts, or the sum of their weights.
 
     The mix's gamma is no parameter here: it scales what query and head multiply, so
     that only its product with them shows, and the best gamma for a product is known,
@@ -120,7 +121,7 @@ class Objective:
         self._shape = n_features, self.n_outputs
         sizes = [n_layers, n_query, n_features * self.n_outputs, self.n_outputs]
         self._ends = np.cumsum(sizes)
-        self._strength = 1.0 / (C * len(labels.targets))
+        self._strength = 1.0 / (C * labels.mass)
         self._penalty = np.repeat(np.array(_PENALTIES), sizes)
 
     def parts(self, theta: Theta) -> Parts:
@@ -391,8 +392,10 @@ class Labels:
     Attributes
     ----------
     targets : ndarray of shape (n_texts, n_outputs)
+    mass : float
+        The sum of weights, the mean over outputs; n_texts without weights.
     share : ndarray of shape (n_texts, 1) or (n_texts, n_outputs)
-        What a text counts; 1 / n_texts without weights.
+        What a text counts; the mean over outputs sums to 1.
     share_of_rows : ndarray of shape (n_texts,)
         The mean of it over outputs.
     curvature : float
@@ -411,7 +414,9 @@ class Labels:
         )
         self.who = who
         weights = np.ones(n_texts) if sample_weight is None else sample_weight
-        self.share = weights.reshape(n_texts, -1) / n_texts
+        weights = weights.reshape(n_texts, -1)
+        self.mass = float(weights.mean(axis=1).sum())
+        self.share = weights / self.mass
         self.share_of_rows = self.share.mean(axis=1)
         self.curvature = 1.0 if self._is_squared else 0.25
         if self._is_classes:
@@ -436,6 +441,11 @@ class Labels:
             losses = np.logaddexp(0.0, scores) - targets * scores
             residual = expit(scores) - targets
         return float((losses * share).sum()), residual * share
+
+
+def check_learnable(y: Any, n_texts: int, who: str) -> None:
+    """Raise ValueError where a target of texts is none to learn from."""
+    _encode_target(y, n_texts, who)
 
 
 def _encode_target(

@@ -39,6 +39,56 @@ def test_scalar_mix_finds_the_layer_that_carries_the_target(kind):
     assert mix.weights.sum() == pytest.approx(1)
 
 
+def as_rows(values):
+    """Return each text as two tokens, one half of the other."""
+    pairs = np.stack([values[:, 0], values[:, 0] / 2], axis=1)
+    return Ragged.end_to_end(
+        pairs.reshape(-1, *values.shape[2:]), np.full(len(values), 2)
+    )
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_layer_that_never_varies_changes_nothing(seed):
+    """[CLS] before the first block is the same in every text, but for rounding."""
+    rng = np.random.default_rng(seed)
+    values, y = informative("binary", n_texts=int(rng.integers(50, 900)), seed=seed)
+    values[:, :, 1] = rng.normal(size=8) / 7
+    weights = rng.uniform(size=len(y))
+    mix = fit_scalar_mix(values, y, C=1.0, sample_weight=weights)
+    assert mix.scales[0, 1] == 1
+    assert mix.weights[2] > 0.8
+    rows = Ragged.end_to_end(values[:, 0], np.ones(len(y), dtype=int))
+    _, mix = fit_token_attention(
+        rows, y, learns_layers=True, C=1.0, sample_weight=weights
+    )
+    assert mix.scales[0, 1] == 1
+    assert mix.weights[2] > 0.8
+
+
+@pytest.mark.parametrize("fit", ["layers", "tokens"])
+@pytest.mark.parametrize("shape", [(300,), (300, 3)])
+def test_weights_may_be_of_any_size_and_0_is_left_out(fit, shape):
+    values, y = informative("multilabel")
+    weights = np.random.default_rng(0).uniform(0.5, 2, size=shape)
+
+    def learned(values, y, weights, C):
+        if fit == "layers":
+            return fit_scalar_mix(values, y, C=C, sample_weight=weights)
+        _, mix = fit_token_attention(
+            as_rows(values), y, learns_layers=True, C=C, sample_weight=weights
+        )
+        return mix
+
+    plain = learned(values, y, weights, 1.0)
+    assert plain.weights[2] > 0.5
+    for factor in (1e-6, 1e6):
+        other = learned(values, y, factor * weights, 1 / factor)
+        np.testing.assert_allclose(other.weights, plain.weights, atol=1e-3)
+    more = [np.concatenate([part, part[::-1]]) for part in (values, y, 0 * weights)]
+    more[2][: len(y)] = weights
+    np.testing.assert_array_equal(learned(*more, 1.0).weights, plain.weights)
+
+
 def test_many_whole_numbers_are_numbers_and_not_classes():
     values, y = informative("number", n_texts=1000)
     whole = fit_scalar_mix(values, np.round(1000 * y).astype(int))
