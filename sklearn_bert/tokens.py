@@ -24,7 +24,13 @@ from sklearn.base import TransformerMixin
 from sklearn.utils import gen_batches
 from sklearn.utils.validation import check_is_fitted
 
-from ._validation import check_choice, check_tags, check_words, level_outside
+from ._validation import (
+    check_choice,
+    check_several_classes,
+    check_tags,
+    check_words,
+    level_outside,
+)
 from .checkpoint import DEFAULT_MODEL, Checkpoint
 from .estimators import EncoderEstimator, TextEstimator
 from .features import Engine, iter_features
@@ -456,6 +462,7 @@ class BertTokenVectorizer(  # type: ignore[call-arg] # scikit-learn ships no typ
                     "weights from tags."
                 )
             tags = check_tags(y, count_words(words).tolist())
+            check_several_classes(tags, "layer_combination='scalar_mix'")
         except BaseException:
             del self._fitted_params
             raise
@@ -532,17 +539,23 @@ class BertTokenVectorizer(  # type: ignore[call-arg] # scikit-learn ships no typ
         return out
 
     def _learn(self, frozen: np.ndarray, tags: np.ndarray, **options: Any) -> None:
-        """Learn layer weights from some words, evenly spaced."""
+        """Learn layer weights from some words, drawn at random."""
         _, n_layers, width = frozen.shape
-        limit = max(1, _MIX_BYTES // (4 * n_layers * width))
-        step = max(1, -(-len(frozen) // limit))
         weights = options.pop("sample_weight", None)
+        rows = np.arange(len(frozen)) if weights is None else np.flatnonzero(weights)
+        limit = max(1, _MIX_BYTES // (4 * n_layers * width))
+        if len(rows) > limit:
+            # Not every k-th: one tag may be that of every k-th word.
+            rows = np.random.default_rng(0).permutation(rows)
+            firsts = np.unique(tags[rows], return_index=True)[1]  # of each tag one
+            rows = rows[np.union1d(firsts, np.arange(limit))]
+            rows.sort()
         self._learn_by(
             functools.partial(
                 fit_scalar_mix,
-                frozen[::step, np.newaxis].astype(np.float32),
-                as_classes(tags)[::step],
-                sample_weight=None if weights is None else weights[::step],
+                frozen[rows, np.newaxis].astype(np.float32),
+                as_classes(tags)[rows],
+                sample_weight=None if weights is None else weights[rows],
                 **options,
             )
         )
