@@ -10,7 +10,7 @@ Level 1 of the module map: imports `_validation` and `callbacks`.
 from __future__ import annotations
 
 import numbers
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -44,9 +44,10 @@ from ._validation import (
 from .callbacks import Task
 
 __all__ = [
-    "DropoutMLPClassifier", "HasHead", "PerLabelClassifier", "check_one_score",
-    "check_sample_weight", "check_score", "check_target", "classes_of", "columns_of",
-    "folds_of", "head_has", "n_rounds_of", "of_rows", "weigh",
+    "DropoutMLPClassifier", "HasHead", "PerLabelClassifier", "check_folds",
+    "check_one_score", "check_sample_weight", "check_score", "check_target",
+    "classes_of", "columns_of", "folds_of", "head_has", "n_rounds_of", "of_rows",
+    "weigh",
 ]  # fmt: skip
 
 _SCALER_ROWS = 2**16  # at once, as the scaler makes copies of what it is given
@@ -496,6 +497,23 @@ def folds_of(
     if not folds:
         raise ValueError(f"cv={cv!r} has no folds to score by.")
     return folds
+
+
+def check_folds(folds: Iterable[tuple[np.ndarray, np.ndarray]], y: np.ndarray) -> None:
+    """Refuse folds of which one can not be trained on, or not be scored on."""
+    for i, (train, test) in enumerate(folds):
+        for rows, use in ((train, "train"), (test, "score")):
+            if not len(rows):
+                raise ValueError(
+                    f"Fold {i} of cv has nothing to {use} on (what has weight 0 is "
+                    "left out). Pass fewer or other folds."
+                )
+        classes = np.unique(y[train]).tolist() if y.ndim == 1 else []
+        if len(classes) == 1:
+            raise ValueError(
+                f"Fold {i} of cv needs at least two classes in y to train on, got one "
+                f"class: {classes[0]!r}. Pass folds that are shuffled or stratified."
+            )
 
 
 def check_score(

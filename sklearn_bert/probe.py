@@ -30,6 +30,7 @@ from .checkpoint import DEFAULT_MODEL
 from .estimators import TextEstimator, plain_repr, refuse_change
 from .heads import (
     HasHead,
+    check_folds,
     check_one_score,
     check_sample_weight,
     check_score,
@@ -174,7 +175,8 @@ default="auto"
         Softmax weights of `layers_`; only with ``layer="mix"``.
     gamma_ : float
         Scale of the mix, which gives features of the training texts a spread of 1; with
-        ``standardize=False`` it is learned. Only with ``layer="mix"``.
+        ``standardize=False`` it is learned. It shows nowhere if vectors are normalized
+        afterwards (`normalize`). Only with ``layer="mix"``.
     cv_scores_ : ndarray of shape (n_layers, n_folds)
         Score of every layer in every fold; only with ``layer="cv"``. The best mean is
         the choice, and so a little optimistic about new texts. NaN for layers that a
@@ -197,7 +199,8 @@ default="auto"
     -----
     With a fixed `layer` the linear head is `LogisticRegression` on the features of
     `BertVectorizer`, after `StandardScaler` unless ``standardize=False``: the same
-    coefficients, the same predictions.
+    coefficients, the same predictions. With weights of texts or classes the scaler is
+    given them too.
 
     References
     ----------
@@ -500,8 +503,6 @@ default="auto"
 
         `weights` are those of these rows.
         """
-        if rows is None:
-            rows = np.arange(len(y))
 
         def on_step(reached: Callable[[], BertVectorizer]) -> bool:
             with task.step("iteration") as step:
@@ -511,10 +512,11 @@ default="auto"
             return task.is_stopped
 
         # The parameter that learns, by its name in this class.
-        who = {"who": "layer='mix'"} if read_layer(self.layer) == "mix" else {}
+        who = {"who": "layer='mix'"} if vectorizer._mixes() else {}
+        labels = as_classes(y)
         vectorizer._learn(
-            frozen if len(rows) == len(y) else frozen[rows],
-            as_classes(y)[rows],
+            frozen if rows is None else frozen[rows],
+            labels if rows is None else labels[rows],
             **who,
             C=self.C,
             sample_weight=weights,
@@ -569,6 +571,7 @@ default="auto"
         folds = folds_of(self.cv, texts, y)
         if given is not None:  # texts of weight 0 are left out
             folds = [(train, test[given[test] > 0]) for train, test in folds]
+        check_folds(folds, y)
         of_folds = [self._weights(y, given, train) for train, _ in folds]
         every = self._by_layer(texts, layers)
         scores = np.full((len(layers), len(folds)), np.nan)
@@ -587,8 +590,7 @@ default="auto"
                         Z = self._learn(vectorizer, frozen, y, weights, Task(), train)
                     head = self._fit_head(Z[train], y[train], weights, in_place=True)
                     scorer = check_scoring(head, self.scoring)
-                    if len(test):
-                        scores[i, j] = scorer(head, Z[test], y[test])
+                    scores[i, j] = scorer(head, Z[test], y[test])
                     check_score(scores[i, j], self.scoring, layer, j, len(test))
             if best is None or scores[i].mean() > scores[:i].mean(axis=1).max():
                 best = vectorizer, frozen, Z

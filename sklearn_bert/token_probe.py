@@ -28,6 +28,7 @@ from .checkpoint import DEFAULT_MODEL
 from .estimators import plain_repr, refuse_change
 from .heads import (
     HasHead,
+    check_folds,
     check_sample_weight,
     check_score,
     classes_of,
@@ -458,22 +459,21 @@ class BertTokenProbeClassifier(HasHead, WordEstimator):
         for train, test in folds_of(self.cv, words):
             test = test[is_scored[test]]
             rows, of_test = (expand(starts[k], counts[k]) for k in (train, test))
-            weights = self._weights(tags, given, rows)
-            folds.append((rows, weights, of_test, counts[test]))
+            folds.append((rows, of_test, counts[test]))
+        check_folds(((rows, of_test) for rows, of_test, _ in folds), tags)
+        of_folds = [self._weights(tags, given, rows) for rows, _, _ in folds]
         frozen = every._frozen(words)
         scores = np.empty((frozen.shape[1], len(folds)))
         for layer, of_layer in enumerate(scores):
-            for j, (train, weights, test, n_words) in enumerate(folds):
+            for j, (train, test, n_words) in enumerate(folds):
                 head = self._fit_head(
                     frozen[train, layer].astype(np.float32),
                     tags[train],
-                    weights,
+                    of_folds[j],
                     in_place=True,
                 )
                 Z = frozen[test, layer].astype(np.float32)
-                score = np.nan
-                if len(Z):
-                    score = self._score_head(head, Z, tags[test], n_words)
+                score = self._score_head(head, Z, tags[test], n_words)
                 check_score(score, self.scoring, layer, j, len(n_words))
                 of_layer[j] = score
         best = int(scores.mean(axis=1).argmax())

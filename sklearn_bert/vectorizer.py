@@ -5,7 +5,7 @@ It reads texts through `_validation`, asks `features` for frozen features, and c
 layers as `layers` says. It does not know how texts are encoded or stored.
 
 Level 7 of the module map: imports `_validation`, `checkpoint`, `estimators`,
-`features`, `layers`, `learning`, `pooling`, `ragged` and `request`.
+`features`, `layers`, `learning`, `objective`, `pooling`, `ragged` and `request`.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from .layers import (
     feature_names,
 )
 from .learning import attend, fit_scalar_mix, fit_token_attention
+from .objective import check_learnable
 from .pooling import POOLINGS, check_pooling, of_chunks
 from .ragged import Ragged, gather, join, room
 from .request import Request
@@ -205,8 +206,8 @@ default="auto"
     layer_weights_ : ndarray of shape (n_layers,)
         Softmax weights; only with ``layer_combination="scalar_mix"``.
     gamma_ : float
-        What gives features of the training texts a spread of 1; only with
-        ``layer_combination="scalar_mix"``.
+        What gives features of the training texts a spread of 1, before they are
+        normalized (`normalize`); only with ``layer_combination="scalar_mix"``.
     layer_scales_ : ndarray of shape (n_poolings, n_layers)
         Or (1, n_layers) with "learned_attention". Spread of each layer on the training
         texts, by which it is divided before it is weighted; only with
@@ -541,22 +542,32 @@ default="auto"
 
     def _fit(self, texts: list[str], y: Any, **options: Any) -> np.ndarray | Any:
         """Fit; return the frozen features if they had to be made for it."""
-        if self._learns_from_y() and y is None:
-            what = "layer_combination='scalar_mix' learns layer weights"
-            if self._attends():
-                what = "pooling='learned_attention' learns which tokens count"
-            if self._weighs_chunks():
-                what = "chunk_pooling='learned_attention' learns which windows count"
+        if not self._learns_from_y():
+            self._settle()
+            return None
+        who, learns = self._who_learns()
+        if y is None:
             raise ValueError(
                 f"This {type(self).__name__} estimator requires y to be passed, but "
-                f"the target y is None: {what} from y."
+                f"the target y is None: {who} learns {learns} from y."
             )
         self._settle()
-        if not self._learns_from_y():
-            return None
+        try:
+            check_learnable(y, len(texts), who)  # before they are encoded
+        except BaseException:
+            del self._fitted_params
+            raise
         frozen = self._frozen(texts)
         self._learn(frozen, y, **options)
         return frozen
+
+    def _who_learns(self) -> tuple[str, str]:
+        """Return the parameter that learns, and what."""
+        if self._attends():
+            return "pooling='learned_attention'", "which tokens count"
+        if self._weighs_chunks():
+            return "chunk_pooling='learned_attention'", "which windows count"
+        return "layer_combination='scalar_mix'", "layer weights"
 
     def _frozen(self, texts: list[str]) -> np.ndarray | Ragged:
         """Return what is learned from: features by layer, or rows to be weighted."""
@@ -581,9 +592,8 @@ default="auto"
         fit: Callable[..., Any] = fit_scalar_mix
         if isinstance(frozen, Ragged):
             fit = fit_token_attention
-            name = "pooling" if self._attends() else "chunk_pooling"
             options["learns_layers"] = self._mixes()
-            options["who"] = f"{name}='learned_attention'"
+            options["who"] = self._who_learns()[0]
         self._learn_by(functools.partial(fit, frozen, y, **options), on_step)
 
     def _keep(self, learned: Any) -> None:

@@ -602,6 +602,53 @@ def test_a_class_that_a_fold_lacks_may_have_a_weight(tiny):
     probe.fit(TEXTS, NAMES)  # as in a fold of more texts
 
 
+@pytest.mark.parametrize("rows", ["permuted", "drawn with replacement"])
+def test_folds_may_hold_as_many_rows_as_there_are_in_any_order(tiny, rows):
+    rng = np.random.default_rng(0)
+    train = rng.permutation(24) if rows == "permuted" else rng.integers(0, 24, size=24)
+    options = {"layer": "cv", "pooling": "learned_attention", "C": 1.0}
+    scores = [
+        BertProbeClassifier(tiny, cv=[(fold, np.arange(24))], **options)
+        .fit(TEXTS, BINARY)
+        .cv_scores_
+        for fold in (train, np.sort(train))
+    ]
+    np.testing.assert_allclose(*scores, atol=1 / 24)
+    if rows == "permuted":
+        assert scores[0].min() > 0.9  # all were learned from
+
+
+def test_layers_may_be_an_array(tiny):
+    probe = BertProbeClassifier(tiny, pooling="learned_attention", C=1.0)
+    array = clone(probe).set_params(layer=np.array([1, 2])).fit(TEXTS, BINARY)
+    given = clone(probe).set_params(layer=[1, 2]).fit(TEXTS, BINARY)
+    np.testing.assert_array_equal(
+        array.predict_proba(TEXTS), given.predict_proba(TEXTS)
+    )
+
+
+@pytest.mark.parametrize("weights", [None, np.r_[0, np.ones(23)]])
+@pytest.mark.parametrize(
+    ("cv", "message"),
+    [
+        ([(np.arange(12), np.arange(12, 24))] * 2, r"Fold 0 of cv needs at least two "
+         r"classes in y to train on, got one class: 'n'\. Pass folds that are shuf"),
+        ([(np.arange(24), [0]), ([], np.arange(24))], r"Fold \d of cv has nothing to"),
+        ([(np.arange(24), np.arange(24)), (np.arange(24), [])],
+         r"Fold 1 of cv has nothing to score on \(what has weight 0 is left out\)"),
+    ],
+)  # fmt: skip
+def test_folds_that_choose_nothing_are_said_before_any_pass(
+    tiny, work, cv, message, weights
+):
+    folds = [(np.asarray(a, dtype=int), np.asarray(b, dtype=int)) for a, b in cv]
+    y = np.repeat(["n", "y"], 12)
+    probe = BertProbeClassifier(tiny, layer="cv", cv=folds)
+    with pytest.raises(ValueError, match=message):
+        probe.fit(TEXTS, y, sample_weight=weights)
+    assert work().n_texts == 0
+
+
 def test_texts_of_weight_zero_choose_no_layer(tiny):
     texts = [*TEXTS, *(f"{text} yes" for text in TEXTS)]
     y, weights = np.r_[BINARY, 1 - BINARY], np.r_[np.ones(24), np.zeros(24)]

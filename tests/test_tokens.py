@@ -199,6 +199,26 @@ def test_weights_of_layers_may_come_from_some_of_many_words(tiny, monkeypatch):
     assert not np.allclose(of_some, of_all)
 
 
+def test_some_of_many_words_are_no_pattern_and_hold_two_tags(tiny, monkeypatch):
+    monkeypatch.setattr(tokens, "_MIX_BYTES", 3 * 32 * 4 * 20)  # 20 words
+    pairs = [("a", "dog"), ("the", "cat"), ("a", "cat"), ("the", "dog")] * 20
+    tagger = BertTokenProbeClassifier(tiny, layer="mix", C=1.0)
+    tagger.fit(pairs, [("D", "N")] * 80)  # of every fourth word the tag is D
+    assert tagger.predict([("a", "cat")]) == [["D", "N"]]
+    rare = [("D", "D")] * 79 + [("D", "N")]
+    assert tagger.fit(pairs, rare).layer_weights_.sum() == pytest.approx(1)
+    weights = np.zeros(80)
+    weights[[3, 77]] = 1  # every fourth word, as every word drawn, has none
+    assert tagger.fit(pairs, [("D", "N")] * 80, weights).n_iter_ > 0
+
+
+def test_tags_are_checked_before_any_pass(tiny, work):
+    vectorizer = BertTokenVectorizer(tiny, layer="all", layer_combination="scalar_mix")
+    with pytest.raises(ValueError, match=r"scalar_mix' needs .* got one class: 'x'\."):
+        vectorizer.fit(WORDS, [["x"] * n for n in N_WORDS])
+    assert work().n_texts == 0
+
+
 def test_large_results_lie_in_a_temporary_file_and_are_the_same(tiny, monkeypatch):
     vectorizer = BertTokenVectorizer(tiny).fit([])
     expected = vectorizer.transform_flat(WORDS).values
@@ -521,9 +541,12 @@ def test_a_layer_of_words_is_chosen_by_scores_that_are_numbers(tiny, work):
     ]:
         with pytest.raises((TypeError, ValueError), match=message):
             clone(tagger).set_params(cv=cv).fit(WORDS, TAGS)
-    assert work().n_texts == before
-    with pytest.raises(ValueError, match=r"of layer 0 is nan in fold 0 of cv, which h"):
+    with pytest.raises(ValueError, match=r"Fold 0 of cv has nothing to score on"):
         tagger.fit([[]] * 30 + list(WORDS), [[]] * 30 + list(TAGS))
+    blocked = [["a"] * n for n in N_WORDS[:6]] + [["b"] * n for n in N_WORDS[6:]]
+    with pytest.raises(ValueError, match=r"Fold 0 of cv needs .* one class: 'b'\."):
+        clone(tagger).set_params(cv=2).fit(WORDS[:12], blocked[:12])
+    assert work().n_texts == before
 
 
 def test_texts_of_weight_zero_choose_no_layer_of_words(tiny):

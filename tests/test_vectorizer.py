@@ -603,3 +603,20 @@ def test_verbose_shows_a_bar_and_quiet_shows_nothing(tiny, capfd):
     assert "6/6" in capfd.readouterr().err
     BertVectorizer(tiny).fit_transform(TEXTS)
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [
+        (["a"] * 5, r"^y has 5 rows for 6 texts in X\."),
+        (["a"] * 6, r"learned_attention' needs at least two classes in y, got one"),
+        ([None] * 6, r"y contains NaN or another missing label"),
+    ],
+)
+def test_labels_to_learn_from_are_checked_before_any_pass(tiny, work, y, message):
+    vectorizer = BertVectorizer(tiny, pooling="learned_attention")
+    with pytest.raises(ValueError, match=message):
+        vectorizer.fit(["a text"] * 6, y)
+    assert work().n_texts == 0
+    with pytest.raises(NotFittedError):
+        vectorizer.transform(["a text"])
