@@ -6,7 +6,8 @@ network, the loop and its checkpoints are `training`'s, and where a fitted estim
 its weights is `persistence`'s.
 
 Level 7 of the module map: imports `_validation`, `callbacks`, `checkpoint`,
-`estimators`, `heads`, `naming`, `persistence`, `pooling`, `training` and `tuned`.
+`estimators`, `heads`, `naming`, `persistence`, `pooling`, `process`, `training` and
+`tuned`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
+import inspect
 import os
 import warnings
 import weakref
@@ -25,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.special import expit, softmax
 from sklearn.base import ClassifierMixin
-from sklearn.metrics import check_scoring
+from sklearn.metrics import check_scoring, get_scorer
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
@@ -53,6 +55,7 @@ from .heads import (
 from .naming import digest, name_of
 from .persistence import Trained, plain, read
 from .pooling import read_pooling
+from .process import Turns
 
 if TYPE_CHECKING:
     from .training import Data, Recipe, Trainer
@@ -60,6 +63,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BertFineTuneClassifier"]
 
+_FILTERS = Turns()  # to change the process's filters of warnings
 _POOLINGS = ("cls", "mean", "max", "mean_sqrt_len", "learned_attention")
 _DTYPES = ("auto", "float32", "bfloat16", "float16")
 # Parameters that decide the scores of a fitted network.
@@ -171,7 +175,8 @@ sequence of them, default="auto"
     n_iter_no_change : int, default=2
         Epochs without a better score that end training, once all its blocks train.
     scoring : str, callable or None, default=None
-        What `early_stopping` maximises; None is accuracy.
+        What `early_stopping` maximises; None is accuracy. Sample weights count in it,
+        unless it is a metric of one's own that takes none.
     checkpoint_dir : str, path-like or None, default=None
         Where the state is kept after each epoch, in one file that replaces the last,
         of 12 bytes per trained weight (16 with `early_stopping`). A fit that was killed
@@ -352,11 +357,14 @@ sequence of them, default="auto"
         for name in _LEARNED:  # a fit that fails leaves nothing behind
             self.__dict__.pop(name, None)
         check_one_score(self.scoring)
+        if isinstance(self.scoring, str):
+            get_scorer(self.scoring)
         batch_size = self._check_machine()
         place = self._checkpoint_place()
         texts = self._read_texts(X, is_fit=True)
         y = check_target(y, len(texts), self)
-        weights = self._weights(y, sample_weight)
+        given = check_sample_weight(sample_weight, len(y))
+        weights = weigh(y, self.class_weight, given)
         checkpoint = self._find_encoder()
         classes = classes_of(y)
         design = self._make_design(checkpoint, len(classes), y.ndim == 2)
@@ -374,13 +382,16 @@ sequence of them, default="auto"
             "early_stopping": str(len(out) > 0),
         }
         if out:
-            judge = self._judge(fitted, network, out, y[held_out])
+            given = None if given is None else given[held_out]
+            judge = self._judge(fitted, network, out, y[held_out], given)
             identity |= {
                 "validation_fraction": str(self.validation_fraction),
                 "scoring": name_of(self.scoring),
                 "held-out texts": digest(out),
                 "held-out labels": digest(y[held_out].tolist()),
             }
+            if given is not None:
+                identity["held-out weights"] = digest((given / given.mean()).tolist())
         trainer = Trainer(
             network, recipe, _data(texts, y, weights, rows, classes),
             batch_size=batch_size, held_out=out, score=judge, checkpoint_dir=place,
@@ -391,13 +402,13 @@ sequence of them, default="auto"
             Task.root(self, recipe.max_iter, texts, y, sample_weight) as task,
         ):
             while not (trainer.is_done or task.is_stopped):
-                given: list[Trained] = []
+                lent: list[Trained] = []
                 with task.step("epoch") as epoch:
                     trainer.run_epoch()
                     epoch.attributes = functools.partial(
-                        self._snapshot, fitted, trainer, design, given
+                        self._snapshot, fitted, trainer, design, lent
                     )
-                for trained in given:
+                for trained in lent:
                     trained.rest()
             trainer.finish()
         learned = _learned(trainer, design)
@@ -618,10 +629,12 @@ sequence of them, default="auto"
         network: TunedNetwork,
         texts: list[str],
         y: np.ndarray,
+        weights: np.ndarray | None,
     ) -> Callable[[np.ndarray], float]:
         """Return a function that judges the network as it is by held-out texts.
 
-        It is given the network's scores of them.
+        It is given the network's scores of them. The weights of texts count where the
+        scorer takes them.
         """
         view = copy.copy(self)
         given = np.zeros((len(texts), network.design.n_outputs), dtype=np.float32)
@@ -637,11 +650,14 @@ sequence of them, default="auto"
             _scores=lambda X: given.copy() if X is texts else kind._scores(itself(), X),
         )
         scorer = check_scoring(view, self.scoring)
+        options = {}
+        if weights is not None and (self.scoring is None or _takes_weights(scorer)):
+            options["sample_weight"] = weights
 
         def judge(scores: np.ndarray) -> float:
             given[...] = scores
             try:
-                return float(scorer(view, texts, y))
+                return float(scorer(view, texts, y, **options))
             except Exception as error:
                 raise ValueError(
                     f"scoring={self.scoring!r} cannot judge the {len(texts)} texts "
@@ -652,7 +668,9 @@ sequence of them, default="auto"
 
         made_of = getattr(getattr(scorer, "_score_func", None), "__module__", "")
         if self.scoring is None or made_of.startswith("sklearn."):
-            with warnings.catch_warnings():  # before anything is trained
+            # Before anything is trained. Overlapping, the filters of one thread would
+            # outlast those of another.
+            with _FILTERS, warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 judge(given)
         return judge
@@ -662,17 +680,17 @@ sequence of them, default="auto"
         fitted: Mapping[str, Any],
         trainer: Trainer,
         design: Design,
-        given: list[Trained],
+        lent: list[Trained],
     ) -> dict[str, Any]:
         """Return the fitted attributes as if training had ended with this epoch.
 
-        The network trains on: `given` gets what must let it go before that.
+        The network trains on: `lent` gets what must let it go before that.
         """
         learned = _learned(trainer, design)
         trained = learned["_trained"]
         trained.weights = {k: v.copy() for k, v in trained.weights.items()}
         trained.enliven(trainer.network, self.device)
-        given.append(trained)
+        lent.append(trained)
         return {**fitted, **learned}
 
     def _split(
@@ -713,10 +731,6 @@ sequence of them, default="auto"
                     "give more texts of each class, or early_stopping=False."
                 )
         return train, held_out
-
-    def _weights(self, y: np.ndarray, sample_weight: Any) -> np.ndarray | None:
-        """Return the weight of each text, or None if all count alike."""
-        return weigh(y, self.class_weight, check_sample_weight(sample_weight, len(y)))
 
     # Parameters
 
@@ -820,7 +834,12 @@ sequence of them, default="auto"
         else:
             head_warmup = check_integer("head_warmup", head_warmup, minimum=0)
         patience = check_integer("n_iter_no_change", self.n_iter_no_change, minimum=1)
-        check_within("validation_fraction", self.validation_fraction, 1.0)
+        share = check_within("validation_fraction", self.validation_fraction, 1.0)
+        if self.early_stopping and not share:
+            raise ValueError(
+                "early_stopping=True needs texts to stop by, got validation_fraction="
+                f"{self.validation_fraction!r}; pass a larger one."
+            )
         max_norm = self.max_grad_norm
         if max_norm is not None:
             max_norm = check_positive("max_grad_norm", max_norm)
@@ -903,6 +922,17 @@ def _data(
         np.ones(len(rows)) if weights is None else weights[rows] / weights[rows].mean()
     )
     return Data([texts[i] for i in rows], targets, own.astype(np.float32))
+
+
+def _takes_weights(scorer: Any) -> bool:
+    """Whether a scorer, or the metric that it is made of, has a sample_weight."""
+    try:
+        parameters = inspect.signature(
+            getattr(scorer, "_score_func", scorer)
+        ).parameters
+    except (TypeError, ValueError):  # it does not say
+        return False
+    return "sample_weight" in parameters
 
 
 def _class_weight(written: Any) -> Any:

@@ -7,7 +7,8 @@ elsewhere they run padded. All of this is tried on a few short texts when the ne
 loaded and compared with plain transformers, text by text and layer by layer: what
 changes a number is taken back, and a network that cannot be served right is refused.
 
-Level 3 of the module map: imports `attention`, `checkpoint`, `kernels` and `tokenizer`.
+Level 3 of the module map: imports `attention`, `checkpoint`, `kernels`, `process` and
+`tokenizer`.
 """
 
 from __future__ import annotations
@@ -30,9 +31,10 @@ from torch import Tensor, nn
 from .attention import PACKED, Packing, has_variable_length_kernel
 from .checkpoint import Checkpoint
 from .kernels import pack_linears, unpack
-from .tokenizer import QUIET, Ids, ProcessWide
+from .process import ProcessWide
+from .tokenizer import QUIET, Ids
 
-__all__ = ["Batch", "Execution", "Network", "is_out_of_memory", "send"]
+__all__ = ["Batch", "Execution", "Network", "exact", "is_out_of_memory", "send"]
 
 _DTYPES = {
     "float32": torch.float32,
@@ -246,7 +248,7 @@ class Network:
         self._is_copyable = True
         self._trial = max(probes, key=len)
         self._model.to(self.device)
-        with torch.inference_mode(), self._exact():
+        with torch.inference_mode(), exact(self.device):
             self.execution = self._prepare(probes)
 
     # Running
@@ -345,7 +347,7 @@ class Network:
         attention = self._padded_attention if batch.packing is None else PACKED
         if batch.inputs.get("output_attentions"):
             attention = "eager"  # the one that returns its weights
-        with torch.inference_mode(), self._exact():
+        with torch.inference_mode(), exact(self.device):
             output = runner.run(batch, tap, attention)
             if output is not None:
                 tap.read(output.last_hidden_state)
@@ -385,12 +387,6 @@ class Network:
             runner, batch, self.checkpoint.n_layers, lambda _, s, __: states.append(s)
         )
         return states
-
-    @contextlib.contextmanager
-    def _exact(self) -> Iterator[None]:
-        """Keep a caller's settings from changing the precision that the key names."""
-        with torch.autocast(self.device.type, enabled=False), _FULL_FLOAT32:
-            yield
 
     # The comparison that allows all this
 
@@ -554,6 +550,13 @@ def _set_full_float32() -> Callable[[], None]:
 
 
 _FULL_FLOAT32 = ProcessWide(_set_full_float32)
+
+
+@contextlib.contextmanager
+def exact(device: torch.device) -> Iterator[None]:
+    """Keep a caller's settings from changing the precision that was asked of us."""
+    with torch.autocast(device.type, enabled=False), _FULL_FLOAT32:
+        yield
 
 
 def send(numbers: NDArray[Any], device: torch.device) -> Tensor:

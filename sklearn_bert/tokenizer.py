@@ -5,14 +5,12 @@ then turns texts, or texts given as words, into content tokens alone: cutting, w
 and special tokens are the encoder's own decisions. A tokenizer that rewrites texts, or
 whose special tokens depend on the text, is refused.
 
-Level 2 of the module map: imports `checkpoint`.
+Level 2 of the module map: imports `checkpoint` and `process`.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import threading
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
@@ -22,8 +20,9 @@ import transformers
 from numpy.typing import NDArray
 
 from .checkpoint import Checkpoint
+from .process import ProcessWide
 
-__all__ = ["PROBES", "QUIET", "Ids", "ProcessWide", "Tokenizer"]
+__all__ = ["PROBES", "QUIET", "Ids", "Tokenizer"]
 
 Ids = NDArray[np.int64]
 
@@ -274,40 +273,6 @@ def _without_surrogates(text: str) -> str:
     except UnicodeEncodeError:
         return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     return text
-
-
-class ProcessWide:
-    """A setting of the process that holds while any thread is within.
-
-    The first thread that comes makes it, and the last one that goes takes it back.
-
-    Parameters
-    ----------
-    make : callable
-        Returns what takes it back.
-    """
-
-    def __init__(self, make: Callable[[], Callable[[], None]]) -> None:
-        self._make = make
-        self._forget()
-        if hasattr(os, "register_at_fork"):  # the parent's threads are not here
-            os.register_at_fork(after_in_child=self._forget)
-
-    def _forget(self) -> None:
-        self._lock = threading.Lock()
-        self._n_within = 0
-
-    def __enter__(self) -> None:
-        with self._lock:
-            if not self._n_within:
-                self._take_back = self._make()
-            self._n_within += 1
-
-    def __exit__(self, *error: object) -> None:
-        with self._lock:
-            self._n_within -= 1
-            if not self._n_within:
-                self._take_back()
 
 
 def _silence() -> Callable[[], None]:

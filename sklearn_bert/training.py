@@ -41,7 +41,7 @@ from torch.nn import functional as F
 
 from ._validation import level_outside
 from .claims import release, try_lock
-from .network import send
+from .network import exact, send
 from .ragged import Ragged, Spool
 from .tokenizer import Ids
 from .tuned import DRAWING, TunedNetwork
@@ -67,7 +67,9 @@ _PARAMETERS = {
     "lower_case": "do_lower_case of model", "include_prompt": "include_prompt of model",
 }  # fmt: skip
 # What differs only because something else does is not named beside it.
-_OUT = ("held-out texts", "held-out labels", "X", "y", "sample_weight")
+_OUT = (
+    "held-out texts", "held-out labels", "held-out weights", "X", "y", "sample_weight",
+)  # fmt: skip
 _FOLLOWS = {
     "early_stopping": (
         *_OUT, "n_iter_no_change", "scoring", "validation_fraction", "classes of y",
@@ -227,8 +229,9 @@ class Trainer:
             if checkpoint_dir is not None:
                 self._lock(checkpoint_dir)
             is_resumed = self._resume()
-            self._pieces = network.pieces(data.texts)
-            self._pieces_out = network.pieces(held_out)
+            n_texts = len(data.texts)
+            pieces = network.pieces([*data.texts, *held_out])  # one warning for all
+            self._pieces, self._pieces_out = pieces[:n_texts], pieces[n_texts:]
             self._lengths = np.array([len(piece) for piece in self._pieces])
             self._bar = self._to_close.enter_context(self._progress(verbose))
             if not self.is_done:
@@ -249,7 +252,8 @@ class Trainer:
             self._states, features = self._read(self._pieces, layers, solves_head)
             if features is not None:
                 self._refuse_broken(features)
-                self._solve_head(features)
+                with exact(network.device):
+                    self._solve_head(features)
         if layers and self._pieces_out:
             self._held_out, _ = self._read(self._pieces_out, layers, False)
 
@@ -482,7 +486,8 @@ class Trainer:
             loss = 0.0
             try:
                 for part in self.network.split(rows, self._lengths, self._batch_size):
-                    loss += self._add_gradients(part, len(rows))
+                    with exact(self.network.device):
+                        loss += self._add_gradients(part, len(rows))
                 break
             except Exception as error:
                 self._batch_size = self.network.shrink(
@@ -657,18 +662,15 @@ class _Draws:
         self._device = device
 
     def __enter__(self) -> None:
-        DRAWING.acquire()
-        try:
+        with contextlib.ExitStack() as on_failure:
+            on_failure.enter_context(DRAWING)
             self._others = self._swap(self._own)
-        except BaseException:
-            DRAWING.release()
-            raise
+            on_failure.pop_all()
 
     def __exit__(self, *error: object) -> None:
-        try:
+        with contextlib.ExitStack() as turn:
+            turn.push(DRAWING)
             self._own = self._swap(self._others)
-        finally:
-            DRAWING.release()
 
     def _swap(self, states: list[Tensor]) -> list[Tensor]:
         before = [torch.get_rng_state()]

@@ -8,8 +8,8 @@ In which order texts come, how weights move and what is kept between epochs is d
 in `training`.
 
 Level 5 of the module map: imports `_validation`, `checkpoint`, `encoder`,
-`exceptions`, `network`, `pooling`, `ragged` and `tokenizer`. Only `training` and
-`finetune` import it.
+`exceptions`, `network`, `pooling`, `process`, `ragged` and `tokenizer`. Only
+`training` and `finetune` import it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import functools
 import json
 import logging
 import shutil
-import threading
 import warnings
 import weakref
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -37,8 +36,9 @@ from ._validation import level_outside
 from .checkpoint import HEAD_FILE, TOKENIZER_FILES, Checkpoint
 from .encoder import resolve_device
 from .exceptions import CutWarning
-from .network import find_blocks, is_out_of_memory, load_model, send
+from .network import exact, find_blocks, is_out_of_memory, load_model, send
 from .pooling import Members, pool
+from .process import Turns
 from .ragged import Ragged, Spool
 from .tokenizer import PROBES, QUIET, Ids, Tokenizer
 
@@ -49,7 +49,7 @@ logger = logging.getLogger(__name__)
 FloatArray = NDArray[np.float32]
 Weights = dict[str, NDArray[Any]]
 
-DRAWING = threading.Lock()
+DRAWING = Turns()
 """Held while torch's generator, which is the process's, is set to draw from."""
 
 _CPU_TOKENS = 2048  # per forward pass
@@ -297,7 +297,7 @@ class TunedNetwork:
             ids[is_token] = np.concatenate(pieces)
             self._given = None if states is None else (layer, states)
             try:
-                with self._precision():
+                with exact(self.device), self._precision():
                     states = self.model(
                         input_ids=send(ids, self.device),
                         attention_mask=send(is_token.astype(np.int64), self.device),
@@ -309,7 +309,10 @@ class TunedNetwork:
 
     def _precision(self) -> Any:
         half = _HALVES.get(self.design.dtype)
-        return torch.autocast(self.device.type, dtype=half, enabled=half is not None)
+        # Within a caller's autocast a cache would keep weights from before a step.
+        return torch.autocast(
+            self.device.type, half, enabled=half is not None, cache_enabled=False
+        )
 
     def _run_block(
         self, i: int, forward: Callable[..., Any], args: Any, kwargs: Any
@@ -439,7 +442,8 @@ class TunedNetwork:
         while len(rows):
             first = self.split(rows, lengths, batch_size)[0]
             try:
-                run(first)
+                with exact(self.device):
+                    run(first)
             except Exception as error:
                 batch_size = self.shrink(error, first, lengths, batch_size)
                 continue

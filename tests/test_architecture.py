@@ -14,6 +14,7 @@ LEVELS = {
     "callbacks": 0,
     "exceptions": 0,
     "naming": 0,
+    "process": 0,
     "postprocessing": 0,
     "ragged": 0,
     "shard": 1,

@@ -40,6 +40,7 @@ from sklearn.utils.estimator_checks import (
 
 from sklearn_bert import BertProbeClassifier, BertVectorizer, training
 from sklearn_bert.datasets import load_docstrings, make_tiny_encoder
+from sklearn_bert.exceptions import CutWarning
 from sklearn_bert.finetune import BertFineTuneClassifier
 from sklearn_bert.training import Trainer
 
@@ -456,6 +457,22 @@ def test_a_caller_without_gradients_or_in_double_trains_alike(tiny):
     np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {}, {"head": "mlp"}, {"pooling": "learned_attention"},
+        {"dtype": "bfloat16", "max_iter": 3}, {"head_warmup": 1},
+    ],
+)  # fmt: skip
+def test_a_caller_s_autocast_changes_nothing(tiny, options):
+    expected = make(tiny, **options).fit(TEXTS, NAMES).predict_proba(TEXTS)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        classifier = make(tiny, **options).fit(TEXTS, NAMES)
+        found = classifier.predict_proba(TEXTS)
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(classifier.predict_proba(TEXTS), expected)
+
+
 def test_it_says_how_many_bytes_its_pickle_carries(fitted):
     assert fitted.n_bytes_ == 4 * fitted.history_[-1]["n_trainable"]
     assert fitted.n_bytes_ < len(pickle.dumps(fitted)) < fitted.n_bytes_ + 10_000
@@ -827,6 +844,51 @@ def test_no_class_is_held_out_as_a_whole(tiny):
         classifier._split(np.array([0, 1]), None, 0)
 
 
+@pytest.mark.parametrize(
+    ("scoring", "counts"),
+    [
+        (None, True), ("accuracy", True), ("neg_log_loss", True),
+        (lambda e, X, y, sample_weight=None: np.average(e.predict(X) == y,
+         weights=sample_weight), True),
+        (lambda e, X, y: np.mean(e.predict(X) == y), False),
+        (make_scorer(lambda y, found: np.mean(y == found)), False),
+    ],
+)  # fmt: skip
+def test_held_out_texts_weigh_in_the_score_what_they_weigh(tiny, scoring, counts):
+    options = {"early_stopping": True, "validation_fraction": 0.5, "max_iter": 1}
+    classifier = make(tiny, **options, scoring=scoring)
+    _, held_out = classifier._split(BINARY, None, classifier._seed(None))
+    weights = np.ones(24)
+    scores = []
+    for own in (np.ones(12), np.linspace(1e-3, 9, 12)):
+        weights[held_out] = own
+        classifier.fit(TEXTS, BINARY, sample_weight=weights)
+        scores.append(classifier.history_[0]["score"])
+    if scoring is None:
+        right = classifier.predict(np.array(TEXTS)[held_out]) == BINARY[held_out]
+        assert scores[1] == pytest.approx(np.average(right, weights=own))
+    assert (scores[0] != scores[1]) == counts
+
+
+def test_a_run_of_other_held_out_weights_is_another(tiny, tmp_path):
+    options = {"early_stopping": True, "validation_fraction": 0.5, "max_iter": 1}
+    classifier = make(tiny, **options, checkpoint_dir=tmp_path)
+    _, held_out = classifier._split(BINARY, None, classifier._seed(None))
+    weights = np.ones(24)
+    classifier.fit(TEXTS, BINARY, sample_weight=weights)
+    classifier.fit(TEXTS, BINARY, sample_weight=2 * weights)
+    weights[held_out] = np.linspace(1, 2, 12)
+    with pytest.raises(ValueError, match=r"another run: held-out weights differ\."):
+        classifier.fit(TEXTS, BINARY, sample_weight=weights)
+
+
+def test_cut_texts_are_told_of_once_with_those_held_out(tiny):
+    options = {"early_stopping": True, "max_length": 4, "max_iter": 1}
+    with pytest.warns(CutWarning) as told:
+        make(tiny, **options).fit([f"{text} and more" for text in TEXTS], BINARY)
+    assert [w.message.n_cut for w in told if w.category is CutWarning] == [24]
+
+
 def test_what_a_checkpoint_declares_about_reading_is_part_of_a_fit(tmp_path):
     place = tmp_path / "encoder"
     shutil.copytree(make_tiny_encoder(tmp_path / "tiny"), place)
@@ -1083,6 +1145,12 @@ def test_without_a_seed_a_fit_goes_on_with_the_one_it_had(tiny, tmp_path):
             ValueError,
             r"validation_fraction=1.0 holds out all of \d+ texts; pass a smaller",
         ),
+        (
+            {"early_stopping": True, "validation_fraction": 0.0},
+            ValueError,
+            r"needs texts to stop by, got validation_fraction=0.0; pass a larger one",
+        ),
+        ({"scoring": "acuracy"}, ValueError, "scoring"),
         ({"checkpoint_dir": 3}, TypeError, "checkpoint_dir must be a directory"),
         ({"checkpoint_dir": __file__}, ValueError, "checkpoint_dir=.* is a file; pass"),
         ({"weights_in_pickle": 1}, TypeError, "weights_in_pickle must be True or Fal"),

@@ -24,7 +24,6 @@ from sklearn_bert.attention import PACKED
 from sklearn_bert.checkpoint import find_checkpoint
 from sklearn_bert.encoder import Encoder, Plan
 from sklearn_bert.network import Network, _rounded
-from sklearn_bert.tokenizer import ProcessWide
 
 LAYOUTS = {
     "bert": "packed",
@@ -764,21 +763,6 @@ def test_workers_get_batches_of_like_size_and_as_many(load, monkeypatch, three_w
     sizes = [int(batch.lengths.sum()) for batch in batches]
     assert len(sizes) == 3 > sum(sizes) / 400
     assert max(sizes) - min(sizes) <= 2 * 42
-
-
-def test_a_setting_is_taken_back_when_the_last_thread_leaves():
-    settings = ["asked"]
-
-    def set_full():
-        settings.append("full")
-        return lambda: settings.append("asked")
-
-    guard = ProcessWide(set_full)
-    with guard, ThreadPoolExecutor(1) as pool:
-        pool.submit(guard.__enter__).result()
-    assert settings == ["asked", "full"]
-    guard.__exit__(None, None, None)
-    assert settings == ["asked", "full", "asked"]
 
 
 # Memory that runs out

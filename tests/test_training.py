@@ -499,18 +499,18 @@ def test_torch_s_generator_is_free_between_steps(with_dropout, monkeypatch):
     held, factor, step = [], Trainer._factor, Trainer._step
 
     def noted_factor(self, i):
-        held.append(("between", DRAWING.locked()))
+        held.append(("between", DRAWING.are_taken()))
         return factor(self, i)
 
     def noted_step(self, rows, rate):
-        held.append(("within", DRAWING.locked()))
+        held.append(("within", DRAWING.are_taken()))
         return step(self, rows, rate)
 
     monkeypatch.setattr(Trainer, "_factor", noted_factor)
     monkeypatch.setattr(Trainer, "_step", noted_step)
     train(with_dropout, max_iter=2)
     assert set(held) == {("between", False), ("within", True)}
-    assert not DRAWING.locked()
+    assert not DRAWING.are_taken()
 
 
 def test_shared_layers_are_frozen_all_or_none(tmp_path):
