@@ -59,7 +59,7 @@ PLAN = {
     ],
     "subjectivity": [
         (50, 3, CONTENDERS), (200, 2, CONTENDERS), (800, 2, CONTENDERS),
-        (2000, 2, CONTENDERS),
+        (2000, 2, CONTENDERS), (8000, 1, CONTENDERS),
     ],
     "intents": [
         (150, 2, CONTENDERS), (450, 2, CONTENDERS), (1500, 2, CONTENDERS),
@@ -293,10 +293,18 @@ def crossovers(results: dict) -> dict[str, dict[str, tuple[int | None, int]]]:
     return found
 
 
-def measured(results: dict) -> dict[str, dict[str, float | None]]:
-    """Return what `sklearn_bert.inspection.recommend` says of each task."""
+def measured(results: dict, *others: dict) -> dict[str, dict[str, float | int | None]]:
+    """Return what `sklearn_bert.inspection.recommend` says of each task.
+
+    Accuracies are those of all machines, times those of the first.
+    """
+    cases = {
+        name: case
+        for part in (results, *others)
+        for name, case in part["cases"].items()
+    }
     found = {}
-    for task, of in crossovers(results).items():
+    for task, of in crossovers({"cases": cases}).items():
         rows = [case["rows"] for case in by_task(results)[task]]
         costs = [
             [np.mean(row[name]["cpu_seconds"]) for name in (WHOLE, FROZEN[-1])]

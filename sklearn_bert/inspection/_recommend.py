@@ -60,7 +60,7 @@ class _Crossover(NamedTuple):
 # Of the default model. `python benchmarks/bench_frozen_vs_finetuned.py` measures them.
 _CROSSOVERS = (
     _Crossover("polarity", 2, 50, 8000, 8000, 14.6),
-    _Crossover("subjectivity", 2, None, None, 2000, 15.3),
+    _Crossover("subjectivity", 2, 8000, 8000, 8000, 15.3),
     _Crossover("intents", 150, 4500, 4500, 4500, 14.1),
 )
 _MACHINE = "measured: two AMD EPYC cores, float32 (Benchmarks, Encoding)"
