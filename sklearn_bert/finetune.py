@@ -377,21 +377,12 @@ sequence of them, default="auto"
         network = TunedNetwork(checkpoint, design, self.device)
         fitted = self._resolved(checkpoint, design, classes)
         judge, out = None, [texts[i] for i in held_out]
-        identity = {
-            "class_weight": repr(plain("class_weight", self.class_weight)),
-            "early_stopping": str(len(out) > 0),
-        }
+        given = None if given is None else given[held_out]
         if out:
-            given = None if given is None else given[held_out]
             judge = self._judge(fitted, network, out, y[held_out], given)
-            identity |= {
-                "validation_fraction": str(self.validation_fraction),
-                "scoring": name_of(self.scoring),
-                "held-out texts": digest(out),
-                "held-out labels": digest(y[held_out].tolist()),
-            }
-            if given is not None:
-                identity["held-out weights"] = digest((given / given.mean()).tolist())
+        identity = {}
+        if place is not None:
+            identity = self._identity(out, y[held_out], given)
         trainer = Trainer(
             network, recipe, _data(texts, y, weights, rows, classes),
             batch_size=batch_size, held_out=out, score=judge, checkpoint_dir=place,
@@ -622,6 +613,26 @@ sequence of them, default="auto"
             "fingerprint_": checkpoint.fingerprint,
             "_fitted_params": self._decisive(),
         }
+
+    def _identity(
+        self, held_out: list[str], y: np.ndarray, weights: np.ndarray | None
+    ) -> dict[str, str]:
+        """Return what names a run beside its recipe, network and texts to train on."""
+        identity = {
+            "class_weight": repr(plain("class_weight", self.class_weight)),
+            "early_stopping": str(len(held_out) > 0),
+        }
+        if held_out:
+            identity |= {
+                "validation_fraction": str(self.validation_fraction),
+                "scoring": name_of(self.scoring),
+                "held-out texts": digest(held_out),
+                "held-out labels": digest(y.tolist()),
+            }
+            if weights is not None:
+                relative = weights / weights.mean()
+                identity["held-out weights"] = digest(relative.tolist())
+        return identity
 
     def _judge(
         self,

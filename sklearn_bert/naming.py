@@ -29,6 +29,7 @@ __all__ = ["digest", "name_of"]
 
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, type(...))
 _Above = tuple[Any, ...]  # the values that hold one
+_MAX_DEPTH = 200  # of what holds what: some objects make new ones for ever
 
 
 def name_of(value: Any) -> str:
@@ -58,6 +59,8 @@ def _written(value: Any, above: _Above) -> Any:
             return ("above", i)
     above = (*above, value)
     kind = _place(type(value))
+    if len(above) > _MAX_DEPTH:
+        return (kind, "too deep")
     if isinstance(value, type | ModuleType):
         return (kind, _place(value))
     if isinstance(value, CodeType):

@@ -128,6 +128,12 @@ def test_what_holds_itself_or_cannot_be_written_down_has_a_name():
     assert name_of(Holds(circle)) == name_of(Holds(circle)) != name_of(Holds([]))
     assert name_of(Holds(threading.Lock())) == name_of(Holds(threading.Lock()))
 
+    class Endless:
+        def __reduce__(self):
+            return Endless, (), Endless()
+
+    assert name_of(Endless()) == name_of(Endless())
+
     def calls_itself(n):
         return calls_itself(n - 1)
 
