@@ -43,9 +43,9 @@ _TOLERANCE = 5e-4
 _MEMORY = 20  # steps that L-BFGS recalls; with 10 it takes up to an eighth more of them
 # L-BFGS needs 10 to 100 passes. Where one reads more than this, and perhaps not from
 # memory, mini-batches need five: 400,000 texts of 7 layers, 45,000 texts' token states,
-# which a pass reads twice. Of layers in memory both take the same time
+# which a pass reads twice. Of layers in memory L-BFGS takes two thirds of the time
 # (benchmarks/bench_mini_batches.py), and mini-batches move a weight by less than a
-# tenth. Of tokens L-BFGS takes three to four times as long, and what is learned by
+# tenth. Of tokens L-BFGS takes two to four times as long, and what is learned by
 # either is within two points of accuracy.
 _FULL_BYTES = 2**32
 _EPOCHS = 5
