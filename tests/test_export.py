@@ -866,3 +866,15 @@ def test_the_header_is_that_of_any_npy_file(encode, tmp_path):
         made.features.read_bytes()[128:] == (tmp_path / "numpy.npy").read_bytes()[128:]
     )
     assert len(made.features.read_bytes()) == _output._HEADER_BYTES + 40 * 32 * 4
+
+
+@pytest.mark.parametrize("files", [{"text": ["a"]}, 3, [3]])
+def test_files_are_paths(tiny, tmp_path, files):
+    if isinstance(files, dict):
+        files = pytest.importorskip("pandas").DataFrame(files)
+    with pytest.raises(TypeError, match=r"must be the path .* by the vectorizer's tra"):
+        encode_files(BertVectorizer(tiny), files, tmp_path / "a.npy")
+    with pytest.raises(TypeError, match=r"vectorizer must be a BertVectorizer, got s"):
+        encode_files("a.csv", BertVectorizer(tiny), tmp_path / "a.npy")
+    with pytest.raises(FileNotFoundError, match=r"^a text does not exist\."):
+        encode_files(BertVectorizer(tiny), ["a text"], tmp_path / "a.npy")

@@ -151,6 +151,14 @@ def test_several_labels_per_row_need_an_estimator_for_them(tiny):
     assert ((sweep.scores >= 0) & (sweep.scores <= 1)).all()
 
 
+@pytest.mark.parametrize("words", [False, True])
+def test_combinations_of_layers_are_refused_with_the_cure(tiny, words):
+    texts = [["a", "text"]] * 6 if words else ["a text"] * 6
+    y = [["a", "b"]] * 6 if words else [0, 1] * 3
+    with pytest.raises(TypeError, match=r"layers\[1\] must be .* got \[1, 2\]\. Comp"):
+        layer_sweep(texts, y, model=tiny, layers=[0, [1, 2]])
+
+
 def test_a_misspelt_score_is_refused_before_encoding(tiny, work):
     with pytest.raises(ValueError, match=r"'acuracy' is no .* Did you mean 'accuracy'"):
         layer_sweep(TEXTS, LABELS, model=tiny, scoring="acuracy")

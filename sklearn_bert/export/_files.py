@@ -154,9 +154,10 @@ def encode_files(
     (2, 32)
     """
     started = time.perf_counter()
+    _check_vectorizer(vectorizer)
     if isinstance(files, (str, os.PathLike)):
         files = [files]
-    names = [os.fspath(file) for file in files]
+    names = [os.fspath(file) for file in _each_path(files)]
     if input_format is not None:
         check_choice("input_format", input_format, FORMATS)
     reading = {"format": input_format, "delimiter": delimiter, "encoding": encoding}
@@ -223,12 +224,29 @@ def encode_files(
     )
 
 
-def _ready(vectorizer: Any) -> BertVectorizer:
-    """Return a vectorizer that can transform, without a progress bar of its own."""
+def _check_vectorizer(vectorizer: Any) -> None:
     if not isinstance(vectorizer, BertVectorizer):
         raise TypeError(
             f"vectorizer must be a BertVectorizer, got {type(vectorizer).__name__}."
         )
+
+
+def _each_path(files: Any) -> list[str | os.PathLike[str]]:
+    """Return paths, else raise: tables and texts in memory are none."""
+    is_table = hasattr(files, "columns") or hasattr(files, "column_names")
+    found = [] if is_table or not isinstance(files, Iterable) else list(files)
+    wrong = [file for file in found if not isinstance(file, (str, os.PathLike))]
+    if is_table or wrong or not isinstance(files, Iterable):
+        got = type(wrong[0] if wrong else files).__name__
+        raise TypeError(
+            f"files must be the path of a file, or several, got {got}; texts in memory "
+            "are encoded by the vectorizer's transform."
+        )
+    return found
+
+
+def _ready(vectorizer: BertVectorizer) -> BertVectorizer:
+    """Return a vectorizer that can transform, without a progress bar of its own."""
     if vectorizer.__sklearn_is_fitted__():
         vectorizer = copy.copy(vectorizer)
         if hasattr(vectorizer, "_sklearn_output_config"):  # the copy has the same dict

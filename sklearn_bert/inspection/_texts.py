@@ -66,6 +66,7 @@ def make_vectorizer(
         A pooling is learned from labels, so that it has no frozen features.
     """
     _refuse_decided(caller, reason, decided, params)
+    _refuse_combinations(caller, layers)
     if not isinstance(poolings, str):
         poolings = list(poolings)
     if "learned_attention" in ([poolings] if isinstance(poolings, str) else poolings):
@@ -111,6 +112,7 @@ def make_word_vectorizer(
         `subwords` names no way to make one row of a word's tokens.
     """
     _refuse_decided(caller, reason, (*decided, "subwords"), params)
+    _refuse_combinations(caller, layers)
     if not subwords:
         raise ValueError("poolings must name at least one of 'first', 'mean', 'last'.")
     for name in subwords:
@@ -126,6 +128,18 @@ def _refuse_decided(
     for name in decided:
         if name in params:
             raise TypeError(f"{caller} does not take {name!r}: {reason}")
+
+
+def _refuse_combinations(caller: str, layers: Any) -> None:
+    """Refuse layers that are to be combined: each is looked at by itself."""
+    if isinstance(layers, (Sequence, np.ndarray)) and not isinstance(layers, str):
+        for i, layer in enumerate(layers):
+            if isinstance(layer, (Sequence, np.ndarray)) and not isinstance(layer, str):
+                raise TypeError(
+                    f"{caller} looks at each layer by itself: layers[{i}] must be an "
+                    f"integer, got {layer!r}. Compare combinations by GridSearchCV "
+                    "over the `layer` of a BertVectorizer in a pipeline."
+                )
 
 
 def request_of(
