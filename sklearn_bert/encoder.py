@@ -190,11 +190,8 @@ class Encoder:
             cut = self.tokenizer.cut(content, plan.max_length, plan.stride)
             pieces += cut
             owners += [i] * len(cut)
-        # Only the first window of a text begins with the prompt.
         is_first = np.diff(owners, prepend=-1) > 0
-        n_skipped = np.where(
-            is_first, self.tokenizer.n_excluded(plan.excluded_prompt), 0
-        )
+        n_skipped = self._skipped(is_first, plan)
 
         # The vectors of windows are what is pooled before windows are joined.
         asked = columns
@@ -467,6 +464,22 @@ class Encoder:
 
     # Windows of one text
 
+    def _skipped(self, is_first: NDArray[np.bool_], plan: Plan) -> NDArray[np.int64]:
+        """Return how many tokens of each window belong to a prompt that never counts.
+
+        With them go the special tokens before it. It may be longer than a window.
+        """
+        n_excluded = self.tokenizer.n_excluded(plan.excluded_prompt)
+        skipped = np.where(is_first, n_excluded, 0)
+        if not n_excluded or plan.max_length is None or plan.stride is None:
+            return skipped
+        step = plan.max_length - self.tokenizer.n_special - plan.stride
+        windows = np.arange(len(is_first))
+        rank = windows - np.maximum.accumulate(np.where(is_first, windows, 0))
+        n_prefix = len(self.tokenizer.prefix)
+        left = n_excluded - n_prefix - rank * step
+        return np.where(is_first, skipped, np.where(left > 0, n_prefix + left, 0))
+
     def _share_out(
         self,
         span: Span,
@@ -495,7 +508,7 @@ class Encoder:
                 right = left + plan.stride  # where the one before it ends
                 cut = max(cut, _fair_cut(edges[text], int(left), int(right)))
                 ends[piece - 1] = n_prefix + cut - (left - (room - plan.stride))
-                starts[piece] = n_prefix + cut - left
+                starts[piece] = max(starts[piece], n_prefix + cut - left)
 
     def _join_windows(
         self,

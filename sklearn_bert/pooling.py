@@ -148,7 +148,8 @@ def aggregate(name: str, vectors: FloatArray, counts: NDArray[np.int64]) -> Floa
     """Combine the pooled vectors of the windows of one text.
 
     Means are weighted by how many tokens each window counts, so that one window gives
-    exactly the plain answer; "max" takes the maximum, "cls" and "pooler" the mean.
+    exactly the plain answer; "max" takes the maximum, "cls" and "pooler" the mean. A
+    window of which no token counts is left out, but by "pooler".
 
     Parameters
     ----------
@@ -163,10 +164,14 @@ def aggregate(name: str, vectors: FloatArray, counts: NDArray[np.int64]) -> Floa
     ndarray of shape (..., width)
     """
     filled = counts > 0
-    if vectors.shape[-2] == 1 or not (filled.any() or name in ("cls", "pooler")):
+    if name == "cls" and not filled.any():
+        filled[:] = True
+    if vectors.shape[-2] == 1 or not (filled.any() or name == "pooler"):
         combined = vectors[..., 0, :]
-    elif name in ("cls", "pooler"):
+    elif name == "pooler":
         combined = vectors.mean(axis=-2)
+    elif name == "cls":
+        combined = vectors[..., filled, :].mean(axis=-2)
     elif name == "max":
         combined = vectors[..., filled, :].max(axis=-2)
     else:

@@ -40,7 +40,7 @@ from .shard import FORMAT, Keys
 
 __all__ = ["Columns", "Request", "Text", "keys_of", "of_whole_texts"]
 
-_NUMBERS = 1  # raise it when a change of ours moves the numbers beyond float noise
+_NUMBERS = 2  # raise it when a change of ours moves the numbers beyond float noise
 
 Text = str | tuple[str, ...]  # a tuple holds the words of one text
 Columns = dict[str, tuple[int, ...]]

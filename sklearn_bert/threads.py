@@ -4,7 +4,7 @@ With one thread per pass a pass has no barriers: threads that work on a batch ea
 wait for one another, as those that share every operation of one batch do, several
 hundred times a pass.
 
-Level 0 of the module map: only `encoder` imports it; it imports nothing of the package.
+Level 1 of the module map: only `encoder` imports it; it imports `process`.
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ from typing import TypeVar
 
 import torch
 
+from .process import Turns
+
 __all__ = ["can_share_threads", "share_threads"]
 
 Result = TypeVar("Result")
 
-_setting = threading.Lock()  # one call at a time sets numbers of threads
+_setting = Turns()  # one call at a time sets numbers of threads
 
 
 def can_share_threads() -> bool:

@@ -43,7 +43,8 @@ class SpaceInfo:
         Fingerprint of its files.
     dtype : str
     n_texts, n_shards, n_bytes : int
-        Texts are counted once, in whatever layers and poolings they are stored.
+        Texts are counted once, in whatever layers and poolings they are stored; one
+        that was cut, once for every length and way of cutting.
     last_used : datetime or None
     """
 

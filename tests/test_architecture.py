@@ -23,7 +23,7 @@ LEVELS = {
     "tables": 1,
     "attention": 0,
     "kernels": 0,
-    "threads": 0,
+    "threads": 1,
     "objective": 1,
     "store": 2,
     "layers": 1,

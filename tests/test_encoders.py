@@ -260,6 +260,44 @@ def test_a_prompt_that_does_not_count_is_left_out_of_the_first_window_only(tmp_p
     np.testing.assert_allclose(left_out[0, 0], expected, atol=1e-4)
 
 
+@pytest.mark.parametrize("pooling", ["mean", "max", "cls"])
+@pytest.mark.parametrize("special_tokens", [True, False])
+def test_a_prompt_longer_than_a_window_counts_in_none(
+    tmp_path, pooling, special_tokens
+):
+    path = declared(
+        tmp_path, pooling=pooling, prompts={"q": "Hello there: " * 4},
+        default_prompt_name="q", include_prompt=False, normalize=False,
+        max_seq_length=40,
+    )  # fmt: skip
+    tokenizer = transformers.AutoTokenizer.from_pretrained(path)
+    model = transformers.AutoModel.from_pretrained(path).eval()
+    text = "fox dog " * 10
+    n_prompt = len(tokenizer("Hello there: " * 4, add_special_tokens=False).input_ids)
+    ids = tokenizer("Hello there: " * 4 + text, add_special_tokens=False).input_ids
+    room, stride = 14, 4
+    assert n_prompt > room
+    kept = []  # what counts of each window
+    for start in range(0, len(ids) - stride, room - stride):
+        window = ids[start : start + room]
+        inputs = [tokenizer.cls_token_id, *window, tokenizer.sep_token_id]
+        with torch.no_grad():
+            states = model(torch.tensor([inputs])).last_hidden_state[0].numpy()
+        left = max(0, n_prompt - start)
+        counted = states[1 + left :] if left else states[not special_tokens :]
+        counted = counted if special_tokens else counted[:-1]
+        if len(counted) and pooling == "cls":
+            counted = states[[1 + left if left else 0]]
+        kept.append(counted)
+    expected = np.concatenate(kept)
+    expected = expected.max(axis=0) if pooling == "max" else expected.mean(axis=0)
+    _, found = featurize(
+        path, [text], overflow="chunk", max_length=16, stride=stride,
+        special_tokens=special_tokens,
+    )  # fmt: skip
+    np.testing.assert_allclose(found[0, 0], expected, atol=1e-5)
+
+
 def naive_states(path, text):
     """Return the embedding output of every token of a text."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(path)

@@ -878,3 +878,27 @@ def test_files_are_paths(tiny, tmp_path, files):
         encode_files("a.csv", BertVectorizer(tiny), tmp_path / "a.npy")
     with pytest.raises(FileNotFoundError, match=r"^a text does not exist\."):
         encode_files(BertVectorizer(tiny), ["a text"], tmp_path / "a.npy")
+
+
+@pytest.mark.parametrize("suffix", ["ids.jsonl", "manifest.json"])
+@pytest.mark.parametrize("id", [None, "key"])
+def test_what_lies_beside_an_output_is_not_lost(encode, tmp_path, rows, suffix, id):
+    other = tmp_path / f"a.npy.{suffix}"
+    other.write_text("mine")
+    with pytest.raises(FileExistsError, match=rf"a.npy.{suffix} exists, and is not"):
+        encode("a.npy", id=id)
+    assert other.read_text() == "mine"
+    other.write_bytes(rows.read_bytes())
+    with pytest.raises(ValueError, match=rf"replace .*a.npy.{suffix}, which is one of"):
+        encode("a.npy", other, id=id, input_format="csv", overwrite=True)
+    assert other.read_bytes() == rows.read_bytes()
+    encode("a.npy", id=id, overwrite=True)
+    encode("a.npy", id=id)  # as it is
+
+
+def test_a_row_is_named_after_its_file_where_a_part_begins_with_it(encode, tmp_path):
+    files = [tmp_path / "z.txt", tmp_path / "a.txt"]
+    files[0].write_text("one\ntwo\n")
+    files[1].write_text("three\n" + "four " * 90 + "\n")
+    with pytest.raises(ValueError, match=r"row 2 of .*a\.txt"):
+        encode(files=files, part_rows=2, parameters={"overflow": "raise"})

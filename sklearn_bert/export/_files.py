@@ -177,9 +177,14 @@ def encode_files(
     if place.format == "parquet":
         require_pyarrow()
     rows.check_beginnings()
+    written = [place.out, place.ids, place.manifest]
     for name in names:
-        if name != "-" and place.out.exists() and os.path.samefile(name, place.out):
-            raise ValueError(f"out={str(out)!r} is one of the files to be read.")
+        for path in written if name != "-" else ():
+            if path.exists() and os.path.samefile(name, path):
+                beside = "" if path == place.out else f" would replace {path}, which"
+                raise ValueError(
+                    f"out={str(out)!r}{beside} is one of the files to be read."
+                )
 
     vectorizer = _ready(vectorizer)
     n_features = len(vectorizer.get_feature_names_out())

@@ -220,6 +220,12 @@ class Output:
                     f"{out} holds other files beside the features: {names}. Move them, "
                     "or name another out."
                 )
+        if finished is None and self.place.is_file and not overwrite:
+            for path in (self.place.ids, self.place.manifest):
+                if path.exists():  # what is written there would replace it
+                    raise FileExistsError(
+                        f"{path} exists, and is not of an encoded file {out}. {_CURE}"
+                    )
         if finished is not None or not out.exists():
             return
         if self.place.is_file and not overwrite:
