@@ -17,10 +17,16 @@ from sklearn.model_selection import (
 )
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.svm import LinearSVC
 from threadpoolctl import threadpool_info
 
 from sklearn_bert import BertVectorizer
-from sklearn_bert.inspection import LayerSweep, LayerSweepDisplay, layer_sweep
+from sklearn_bert.inspection import (
+    LayerSweep,
+    LayerSweepDisplay,
+    layer_sweep,
+    probe_layers,
+)
 
 WORDS = ["red", "green", "blue", "one", "two", "three", "up", "down"]
 TEXTS = [f"{a} {b}" for a in WORDS for b in WORDS]
@@ -157,6 +163,43 @@ def test_combinations_of_layers_are_refused_with_the_cure(tiny, words):
     y = [["a", "b"]] * 6 if words else [0, 1] * 3
     with pytest.raises(TypeError, match=r"layers\[1\] must be .* got \[1, 2\]\. Comp"):
         layer_sweep(texts, y, model=tiny, layers=[0, [1, 2]])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"scoring": "roc_auc"}, r"scoring='roc_auc' cannot judge .* multi_class must"),
+        (
+            {"scoring": "neg_log_loss", "estimator": LinearSVC()},
+            r"scoring='neg_log_loss' cannot judge a LinearSVC by this y",
+        ),
+    ],
+)
+def test_a_score_that_does_not_suit_is_refused_before_encoding(
+    tiny, work, options, message
+):
+    with pytest.raises(ValueError, match=message):
+        layer_sweep([f"text {i}" for i in range(18)], [0, 1, 2] * 6, model=tiny,
+                    cv=3, **options)  # fmt: skip
+    assert work().n_texts == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"metrics": "mdl", "estimator": LinearSVC()}, TypeError, "must have predict_"),
+        ({"types": range(18)}, ValueError, "no value that occurs in both"),
+        ({"types": [0] * 18}, ValueError, "control labels that are all the same"),
+        ({"random_state": None}, TypeError, "random_state must be an integer"),
+    ],
+)
+def test_what_no_layer_can_be_probed_by_is_refused_before_encoding(
+    tiny, work, options, error, message
+):
+    with pytest.raises(error, match=message):
+        probe_layers([f"text {i}" for i in range(18)], [0, 1, 2] * 6, model=tiny,
+                     cv=3, **options)  # fmt: skip
+    assert work().n_texts == 0
 
 
 def test_a_misspelt_score_is_refused_before_encoding(tiny, work):

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, clone
 from sklearn.model_selection import cross_val_score
 
-from .._validation import check_several_classes
+from .._validation import check_integer, check_several_classes
 from ..checkpoint import DEFAULT_MODEL
 from ..tokens import BertTokenVectorizer
 from ..vectorizer import BertVectorizer
@@ -26,6 +26,8 @@ from ._probing import (
     DescriptionLength,
     Selectivity,
     check_classes,
+    check_gives_probabilities,
+    control_of_splits,
     describe,
     selectivity,
 )
@@ -239,6 +241,12 @@ def probe_layers(
         (pooling,) = vectorizer.pooling_
     types = _types(sample, types)
     splits = sample.splits(cv, y, classifier=True)
+    probe = default_classifier() if estimator is None else estimator
+    random_state = check_integer("random_state", random_state)
+    if "selectivity" in metrics:
+        control_of_splits(types, y, splits, random_state)
+    if "mdl" in metrics:
+        check_gives_probabilities(probe)
 
     meter = Meter()
     if isinstance(vectorizer, BertVectorizer):
@@ -246,7 +254,6 @@ def probe_layers(
     else:
         block = word_features_by_layer(vectorizer, sample.texts, [pooling])
     seconds_features = meter.seconds
-    probe = default_classifier() if estimator is None else estimator
     n_words = np.ones(len(y), np.intp) if sample.n_words is None else sample.n_words
     asked = (probe, splits, n_words, random_state)
     results = map_on_one_thread(

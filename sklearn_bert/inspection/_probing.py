@@ -32,7 +32,9 @@ from ._words import flatten, splits_over_texts
 __all__ = [
     "DescriptionLength",
     "Selectivity",
+    "check_gives_probabilities",
     "control_labels",
+    "control_of_splits",
     "describe",
     "minimum_description_length",
     "selectivity",
@@ -262,13 +264,7 @@ def selectivity(
     else:
         types = flatten("types", types, n_words)
         splits = splits_over_texts(cv, n_words)
-    control = control_labels(types, y, random_state=random_state)
-    if len(np.unique(control)) < 2:
-        raise ValueError(
-            "types leads to control labels that are all the same: it has too few "
-            "distinct values, or y too rare a second class. Pass finer types, or "
-            "another random_state."
-        )
+    control = control_of_splits(types, y, splits, random_state)
     estimator = default_classifier() if estimator is None else estimator
     names = np.asarray([str(kind) for kind in types], dtype=object)
     accuracies: list[float] = []
@@ -278,12 +274,6 @@ def selectivity(
         is_seen = np.isin(names[test].astype(str), np.unique(names[train].astype(str)))
         rows = np.asarray(test)[is_seen]
         n_seen, n_tested = n_seen + len(rows), n_tested + len(is_seen)
-        if not len(rows):
-            raise ValueError(
-                "types has no value that occurs in both the training and the test rows "
-                "of a split, so no control label could be known. Pass types that "
-                "return, such as the word of a token or the first word of a text."
-            )
         for labels, into in ((y, accuracies), (control, controls)):
             predicted = labels[train][:1]  # rightly so if training has one class only
             if len(np.unique(labels[train])) > 1:
@@ -293,6 +283,36 @@ def selectivity(
     return Selectivity(
         np.array(accuracies), np.array(controls), len(set(names)), n_seen / n_tested
     )
+
+
+def control_of_splits(
+    types: Any, y: NDArray[Any], splits: Sequence[Any], random_state: Any
+) -> NDArray[Any]:
+    """Return control labels, or raise where they could tell nothing."""
+    control = control_labels(types, y, random_state=random_state)
+    if len(np.unique(control)) < 2:
+        raise ValueError(
+            "types leads to control labels that are all the same: it has too few "
+            "distinct values, or y too rare a second class. Pass finer types, or "
+            "another random_state."
+        )
+    names = np.array([str(kind) for kind in types])
+    for train, test in splits:
+        if not np.isin(names[test], names[train]).any():
+            raise ValueError(
+                "types has no value that occurs in both the training and the test rows "
+                "of a split, so no control label could be known. Pass types that "
+                "return, such as the word of a token or the first word of a text."
+            )
+    return control
+
+
+def check_gives_probabilities(estimator: BaseEstimator) -> None:
+    if not hasattr(estimator, "predict_proba"):
+        raise TypeError(
+            f"estimator must have predict_proba, and {type(estimator).__name__} has "
+            "not; for support vector machines, wrap it in CalibratedClassifierCV."
+        )
 
 
 def minimum_description_length(
@@ -382,11 +402,7 @@ def describe(
     classes, y = np.unique(y, return_inverse=True)
     check_several_classes(classes)
     estimator = default_classifier() if estimator is None else estimator
-    if not hasattr(estimator, "predict_proba"):
-        raise TypeError(
-            f"estimator must have predict_proba, and {type(estimator).__name__} has "
-            "not; for support vector machines, wrap it in CalibratedClassifierCV."
-        )
+    check_gives_probabilities(estimator)
     ends = _portion_ends(fractions, len(y))
     texts = check_random_state(random_state).permutation(len(n_words))
     order = expand(starts_of(n_words)[texts], n_words[texts])

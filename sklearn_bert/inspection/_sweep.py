@@ -10,6 +10,7 @@ Imports `_validation`, `checkpoint`, `tokens` and `vectorizer`.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -473,6 +474,8 @@ def layer_sweep(
     if is_classifier(estimator) and y.ndim == 1:
         check_several_classes(y)
     splits = sample.splits(cv, y, classifier=is_classifier(estimator))
+    if scoring is not None:
+        _check_scoring(estimator, y, splits, scoring, vectorizer.width_)
 
     meter = Meter()
     blocks = [_features(vectorizer, sample, names)]
@@ -552,6 +555,27 @@ def _score_cell(
         error_score="raise",
     )  # fmt: skip
     return np.asarray(scores)
+
+
+def _check_scoring(
+    estimator: BaseEstimator,
+    y: NDArray[Any],
+    splits: list[Any],
+    scoring: Any,
+    width: int,
+) -> None:
+    """Try a score on numbers drawn at random, before anything is encoded."""
+    X = np.random.default_rng(0).normal(size=(len(y), width)).astype(np.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            _score_cell(clone(estimator), X, y, splits[:1], scoring)
+        except Exception as error:
+            raise ValueError(
+                f"scoring={scoring!r} cannot judge a {type(estimator).__name__} by "
+                f"this y ({type(error).__name__}: {error}). Pass another scoring or "
+                "estimator."
+            ) from error
 
 
 def name_of_score(scoring: Any, estimator: BaseEstimator) -> str:
