@@ -251,6 +251,7 @@ class _Layers:
             self.scales = np.ones_like(self.scales)
         self.n_bytes = block.nbytes
         self._size = max(1, _BATCH_BYTES // max(1, block[:1].nbytes))
+        self._is_backward = False  # the next pass
 
     def vectors(self, texts: Indices | None) -> FloatArray:
         factors = 1 / (self.scales.shape[1] * self.scales)  # all layers alike
@@ -304,9 +305,19 @@ class _Layers:
         spreads = _spread_of(variances, means)
         return spreads, towards / spreads[..., np.newaxis]
 
-    def _batches(self, texts: Indices | None) -> Iterator[tuple[Indices, FloatArray]]:
+    def _batches(
+        self, texts: Indices | None, *, is_pass: bool = False
+    ) -> Iterator[tuple[Indices, FloatArray]]:
+        """Yield texts and their features; every other pass begins at the end.
+
+        There it finds in the processor's cache what the pass before it read last.
+        """
         n_texts = len(self._block if texts is None else texts)
-        for start in range(0, n_texts, self._size):
+        starts = range(0, n_texts, self._size)
+        if is_pass:
+            starts = starts[::-1] if self._is_backward else starts
+            self._is_backward = not self._is_backward
+        for start in starts:
             stop = min(start + self._size, n_texts)
             if texts is None:
                 yield np.arange(start, stop), self._block[start:stop]
@@ -327,7 +338,7 @@ class _Layers:
     ) -> tuple[float, Theta]:
         n_poolings, n_layers, width = self._means.shape
         loss, slopes = 0.0, np.zeros((n_poolings, n_layers))
-        for which, part in self._batches(texts):
+        for which, part in self._batches(texts, is_pass=True):
             mixed = self._mixed(part, factors)
             of_batch, towards = self._objective.add_head(parts, mixed, which)
             loss += of_batch
@@ -346,7 +357,7 @@ class _Layers:
         intercepts = parts.intercepts - self._means.ravel() @ columns
         loss, total = 0.0, np.zeros(len(intercepts))
         by_layer = np.zeros((len(intercepts), len(columns)))
-        for which, part in self._batches(texts):
+        for which, part in self._batches(texts, is_pass=True):
             part = part.reshape(len(which), len(columns))
             scores = part @ columns + intercepts
             of_batch, residual = self._objective.labels.loss(scores, which)
