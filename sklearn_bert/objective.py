@@ -443,15 +443,11 @@ class Labels:
         return float((losses * share).sum()), residual * share
 
 
-def check_learnable(y: Any, n_texts: int, who: str) -> None:
-    """Raise ValueError where a target of texts is none to learn from."""
-    _encode_target(y, n_texts, who)
+def check_learnable(y: Any, n_texts: int, who: str) -> tuple[str, NDArray[Any]]:
+    """Return the kind of a target, and it: classes, or numbers in columns.
 
-
-def _encode_target(
-    y: Any, n_texts: int, who: str
-) -> tuple[NDArray[np.float64], bool, bool]:
-    """Return targets of shape (n_texts, n_outputs), is_classes, is_squared."""
+    Raises ValueError where it is none to learn from.
+    """
     from sklearn.utils.multiclass import type_of_target
 
     if y is None:
@@ -466,11 +462,8 @@ def _encode_target(
     if kind == "multiclass" and _are_numbers(y):
         kind = "continuous"
     if kind in ("binary", "multiclass"):
-        classes, codes = np.unique(y.ravel(), return_inverse=True)
-        check_several_classes(classes, who)
-        if len(classes) == 2:  # one column, as in LogisticRegression
-            return codes[:, np.newaxis].astype(np.float64), False, False
-        return np.eye(len(classes))[codes], True, False
+        check_several_classes(y, who)
+        return kind, y.ravel()
     try:
         targets = y.reshape(len(y), -1).astype(np.float64)
     except (TypeError, ValueError) as error:
@@ -480,15 +473,29 @@ def _encode_target(
         ) from error
     if kind == "multilabel-indicator":
         check_indicator(targets)
-        return targets, False, False
-    if kind in ("continuous", "continuous-multioutput", "multiclass-multioutput"):
-        spread = targets.std(axis=0)
-        spread[spread == 0] = 1.0
-        return (targets - targets.mean(axis=0)) / spread, False, True
-    raise ValueError(
-        f"{who} learns from classes, a multilabel indicator or numbers, got y of type "
-        f"{kind!r}."
-    )
+    elif kind not in ("continuous", "continuous-multioutput", "multiclass-multioutput"):
+        raise ValueError(
+            f"{who} learns from classes, a multilabel indicator or numbers, got y of "
+            f"type {kind!r}."
+        )
+    return kind, targets
+
+
+def _encode_target(
+    y: Any, n_texts: int, who: str
+) -> tuple[NDArray[np.float64], bool, bool]:
+    """Return targets of shape (n_texts, n_outputs), is_classes, is_squared."""
+    kind, y = check_learnable(y, n_texts, who)
+    if kind in ("binary", "multiclass"):
+        classes, codes = np.unique(y, return_inverse=True)
+        if len(classes) == 2:  # one column, as in LogisticRegression
+            return codes[:, np.newaxis].astype(np.float64), False, False
+        return np.eye(len(classes))[codes], True, False
+    if kind == "multilabel-indicator":
+        return y, False, False
+    spread = y.std(axis=0)
+    spread[spread == 0] = 1.0
+    return (y - y.mean(axis=0)) / spread, False, True
 
 
 def _are_numbers(y: NDArray[Any]) -> bool:
