@@ -264,16 +264,11 @@ def selectivity(
     else:
         types = flatten("types", types, n_words)
         splits = splits_over_texts(cv, n_words)
-    control = control_of_splits(types, y, splits, random_state)
+    control, seen = control_of_splits(types, y, splits, random_state)
     estimator = default_classifier() if estimator is None else estimator
-    names = np.asarray([str(kind) for kind in types], dtype=object)
     accuracies: list[float] = []
     controls: list[float] = []
-    n_seen = n_tested = 0
-    for train, test in splits:
-        is_seen = np.isin(names[test].astype(str), np.unique(names[train].astype(str)))
-        rows = np.asarray(test)[is_seen]
-        n_seen, n_tested = n_seen + len(rows), n_tested + len(is_seen)
+    for (train, _), rows in zip(splits, seen, strict=True):
         for labels, into in ((y, accuracies), (control, controls)):
             predicted = labels[train][:1]  # rightly so if training has one class only
             if len(np.unique(labels[train])) > 1:
@@ -281,14 +276,20 @@ def selectivity(
                 predicted = probe.predict(features[rows])
             into.append(float(np.mean(predicted == labels[rows])))
     return Selectivity(
-        np.array(accuracies), np.array(controls), len(set(names)), n_seen / n_tested
+        np.array(accuracies),
+        np.array(controls),
+        len(set(map(str, types))),
+        sum(map(len, seen)) / sum(len(test) for _, test in splits),
     )
 
 
 def control_of_splits(
     types: Any, y: NDArray[Any], splits: Sequence[Any], random_state: Any
-) -> NDArray[Any]:
-    """Return control labels, or raise where they could tell nothing."""
+) -> tuple[NDArray[Any], list[NDArray[np.intp]]]:
+    """Return control labels, and the test rows of each split whose types it has seen.
+
+    Raises ValueError where they could tell nothing.
+    """
     control = control_labels(types, y, random_state=random_state)
     if len(np.unique(control)) < 2:
         raise ValueError(
@@ -297,14 +298,16 @@ def control_of_splits(
             "another random_state."
         )
     names = np.array([str(kind) for kind in types])
+    seen = []
     for train, test in splits:
-        if not np.isin(names[test], names[train]).any():
+        seen.append(np.asarray(test)[np.isin(names[test], names[train])])
+        if not len(seen[-1]):
             raise ValueError(
                 "types has no value that occurs in both the training and the test rows "
                 "of a split, so no control label could be known. Pass types that "
                 "return, such as the word of a token or the first word of a text."
             )
-    return control
+    return control, seen
 
 
 def check_gives_probabilities(estimator: BaseEstimator) -> None:
