@@ -470,15 +470,16 @@ class Encoder:
         With them go the special tokens before it. It may be longer than a window.
         """
         n_excluded = self.tokenizer.n_excluded(plan.excluded_prompt)
-        skipped = np.where(is_first, n_excluded, 0)
-        if not n_excluded or plan.max_length is None or plan.stride is None:
-            return skipped
+        if not n_excluded or is_first.all():
+            return np.full(len(is_first), n_excluded)
+        assert plan.max_length is not None
+        assert plan.stride is not None
         step = plan.max_length - self.tokenizer.n_special - plan.stride
         windows = np.arange(len(is_first))
         rank = windows - np.maximum.accumulate(np.where(is_first, windows, 0))
-        n_prefix = len(self.tokenizer.prefix)
-        left = n_excluded - n_prefix - rank * step
-        return np.where(is_first, skipped, np.where(left > 0, n_prefix + left, 0))
+        n_skipped = n_excluded - rank * step
+        is_within = is_first | (n_skipped > len(self.tokenizer.prefix))
+        return np.where(is_within, n_skipped, 0)
 
     def _share_out(
         self,

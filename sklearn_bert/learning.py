@@ -644,7 +644,7 @@ def _moments_of_texts(
     Of shape (n_poolings, n_layers, width), (n_poolings, n_layers) and (n_poolings,
     width, n_layers, n_layers).
     """
-    shares = (share / share.sum()).astype(np.float32)
+    shares = share.astype(np.float32)
     shift = block[:256].mean(axis=0)  # near the mean, so that one pass is exact
     n_poolings, n_layers, width = shift.shape
     sums = np.zeros(shift.shape)

@@ -164,13 +164,11 @@ def aggregate(name: str, vectors: FloatArray, counts: NDArray[np.int64]) -> Floa
     ndarray of shape (..., width)
     """
     filled = counts > 0
-    if name == "cls" and not filled.any():
-        filled[:] = True
-    if vectors.shape[-2] == 1 or not (filled.any() or name == "pooler"):
+    if name == "pooler" or (name == "cls" and not filled.any()):
+        filled = np.ones_like(filled)
+    if vectors.shape[-2] == 1 or not filled.any():
         combined = vectors[..., 0, :]
-    elif name == "pooler":
-        combined = vectors.mean(axis=-2)
-    elif name == "cls":
+    elif name in ("cls", "pooler"):
         combined = vectors[..., filled, :].mean(axis=-2)
     elif name == "max":
         combined = vectors[..., filled, :].max(axis=-2)

@@ -155,8 +155,6 @@ def encode_files(
     """
     started = time.perf_counter()
     _check_vectorizer(vectorizer)
-    if isinstance(files, (str, os.PathLike)):
-        files = [files]
     names = [os.fspath(file) for file in _each_path(files)]
     if input_format is not None:
         check_choice("input_format", input_format, FORMATS)
@@ -237,17 +235,18 @@ def _check_vectorizer(vectorizer: Any) -> None:
 
 
 def _each_path(files: Any) -> list[str | os.PathLike[str]]:
-    """Return paths, else raise: tables and texts in memory are none."""
+    """Return the paths of one file or of several, else raise."""
     is_table = hasattr(files, "columns") or hasattr(files, "column_names")
-    found = [] if is_table or not isinstance(files, Iterable) else list(files)
-    wrong = [file for file in found if not isinstance(file, (str, os.PathLike))]
-    if is_table or wrong or not isinstance(files, Iterable):
-        got = type(wrong[0] if wrong else files).__name__
-        raise TypeError(
-            f"files must be the path of a file, or several, got {got}; texts in memory "
-            "are encoded by the vectorizer's transform."
-        )
-    return found
+    is_one = isinstance(files, (str, os.PathLike)) or not isinstance(files, Iterable)
+    paths = [files] if is_one or is_table else list(files)
+    for path in paths:
+        if not isinstance(path, (str, os.PathLike)):
+            raise TypeError(
+                "files must be the path of a file, or several, got "
+                f"{type(path).__name__}; texts in memory are encoded by the "
+                "vectorizer's transform."
+            )
+    return paths
 
 
 def _ready(vectorizer: BertVectorizer) -> BertVectorizer:
